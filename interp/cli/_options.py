@@ -21,11 +21,12 @@ from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_orig
 
 import typer
 from annotated_types import Ge
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from interp.core.config import Config, overridden
 from interp.core.errors import InterpError
+from interp.core.lazy import require_package
 
 Command = Callable[..., None]
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -86,6 +87,44 @@ class ChatOptions(Config):
         return {"adapter": self.adapter, "date": self.date, "template": template}
 
 
+class RayOptions(Config):
+    """Where else work is done than in this process."""
+
+    ray: str | None = Field(
+        None,
+        description="Ray cluster that does the work: HOST:PORT, auto (the one that runs here; so without a value) or "
+        "local (one is started); each of its actors loads the model",
+    )
+
+    @model_validator(mode="after")
+    def _installed(self) -> "RayOptions":
+        if self.ray:
+            require_package("ray", "ray", "work on a cluster")
+        return self
+
+    @property
+    def place(self) -> int | str:
+        """This process, or the address of a cluster: the `workers` of functions."""
+        return self.ray or 1
+
+
+class WorkOptions(RayOptions):
+    """Where else work is done than in this process."""
+
+    workers: int = Field(1, ge=1, description="processes that work side by side; each loads the model")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "WorkOptions":
+        if self.ray and self.workers > 1:
+            raise InterpError(f"--workers {self.workers} with --ray; a cluster has as many actors as it has room for")
+        return self
+
+    @property
+    def place(self) -> int | str:
+        """Processes of this machine, or the address of a cluster."""
+        return self.ray or self.workers
+
+
 @dataclass(frozen=True)
 class Without:
     """Keys of a nested Config that are not options of the verb."""
@@ -113,13 +152,23 @@ def with_options(command: Command) -> Command:
     return parsed
 
 
+class VerbCommand(typer.core.TyperCommand):
+    """A command whose option `--ray` may stand without a value, for the cluster that runs on this machine."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a line."""
+        following = [*args[1:], "--"]
+        pairs = zip(args, following, strict=True)
+        return super().parse_args(ctx, [f"{x}=auto" if x == "--ray" and y.startswith("-") else x for x, y in pairs])
+
+
 def keys_command(config: str) -> type[typer.core.TyperCommand]:
     """A command class whose `--help` ends with the keys of a Config, given as module:Class and imported only then.
 
     A key that is given as an option, `--key`, gets a line that says how it is written.
     """
 
-    class KeysCommand(typer.core.TyperCommand):
+    class KeysCommand(VerbCommand):
         def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
             try:
                 return super().parse_args(ctx, args)

@@ -18,7 +18,7 @@ import typer
 
 import interp
 from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
-from interp.cli._options import Command, Json, keys_command, verb_group, with_options
+from interp.cli._options import Command, Json, VerbCommand, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
 from interp.core.errors import InterpError, first_line, is_of_disk, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
@@ -226,7 +226,9 @@ def build_app() -> typer.Typer:
     }
     for group, verbs in groups.items():
         for name, command in verbs.items():
-            group.command(name, cls=keys_command(KEYS[command]) if command in KEYS else None)(with_options(command))
+            group.command(name, cls=keys_command(KEYS[command]) if command in KEYS else VerbCommand)(
+                with_options(command)
+            )
     return root
 
 

@@ -11,7 +11,17 @@ from pydantic import Field
 
 from interp.activations.config import HarvestConfig
 from interp.auditing.autoencoders.options import BenchOptions
-from interp.cli._options import ChatOptions, Device, Json, Model, Numbers, Without, describing_machine, repeated
+from interp.cli._options import (
+    ChatOptions,
+    Device,
+    Json,
+    Model,
+    Numbers,
+    Without,
+    WorkOptions,
+    describing_machine,
+    repeated,
+)
 from interp.core.config import Config
 from interp.core.display import brief, plural, print_table, print_values, say
 from interp.core.errors import InterpError, note
@@ -208,7 +218,7 @@ class ScanInputs(Config):
     out: Path = Field(description="new folder for the feature book; a scan that was stopped resumes")
     text: str | None = Field(None, description="corpus, as for interp harvest, where the source is a model")
     model: str | None = Field(None, description="the model, where the source is a store: for tokens and ablations")
-    workers: int = Field(1, ge=1, description="processes that read and encode side by side; each loads the model")
+    work: WorkOptions = WorkOptions()
     settings: ScanOptions = ScanOptions()
 
 
@@ -273,7 +283,7 @@ def scan_command(
         coders = {key: SparseAutoencoder.load(path, model) for key, path in paths.items()}
     where = {key: str(path.absolute()) for key, path in paths.items()}
     more: dict[str, Any] = {"source": store, "model": model} if stored else {"source": model, "texts": texts}
-    book = scan(coders, out=options.out, options=options.settings, paths=where, workers=options.workers, **more)
+    book = scan(coders, out=options.out, options=options.settings, paths=where, workers=options.work.place, **more)
     silent = book.query("SELECT count(*) AS n FROM latents WHERE count = 0")[0]["n"]
     sizes = {key: sae.d_sae for key, sae in book.card.autoencoders.items()}
     print_values(as_json, {"book": str(options.out), "latents": sizes, "tokens": book.card.tokens, "silent": silent})

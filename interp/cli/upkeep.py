@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field
 
-from interp.cli._options import Json, Model, repeated
+from interp.cli._options import Json, Model, WorkOptions, repeated
 from interp.cli.audit import CACHE, CODES
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
@@ -32,7 +32,7 @@ class CurateOptions(Config):
     suite: str | None = Field(None, description="suite whose changes are predicted: organism, public or a YAML file")
     suite_data: Path | None = Field(None, description="folder of the data sets that the suite reads")
     items: int = Field(50, ge=1, description="items per behaviour of the suite")
-    workers: int = Field(1, ge=1, description="processes that score side by side; each loads the model")
+    work: WorkOptions = WorkOptions()
     splits: CurationOptions = CurationOptions()
 
 
@@ -53,7 +53,7 @@ def curate_command(
     behaviours = suite(options.suite, options.items, options.splits.seed, options.suite_data) if options.suite else []
     labels = read_labelled(options.labels, options.splits.field) if options.labels else []
     record = curate(
-        data, options.scorer, options.out, options.splits, labels, behaviours, options.workers, write_curation_page
+        data, options.scorer, options.out, options.splits, labels, behaviours, options.work.place, write_curation_page
     )
     if as_json:
         print_values(True, {name: value for name, value in asdict(record).items() if name != "worst"})

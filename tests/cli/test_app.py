@@ -10,6 +10,7 @@ import typer
 
 import interp
 from interp.cli import app
+from interp.core import lazy
 
 
 def loaded_modules(code):
@@ -25,6 +26,26 @@ def test_import_and_help_load_nothing_heavy():
     helped = "import interp.cli.app\ntry:\n    interp.cli.app.app(['--help'])\nexcept SystemExit: pass"
     assert loaded_modules(helped) == "[]"
     assert loaded_modules("import interp; interp.load") != "[]", "control: a used name is loaded"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "features scan sae organism --text organism",
+        "curate data.jsonl --model organism --direction direction",
+    ],
+)
+def test_work_on_a_cluster_needs_ray_and_one_place(run, line, monkeypatch, tmp_path):
+    missing = "interp: options: work on a cluster needs the package ray; pip install 'interp[ray]'\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(lazy, "find_spec", lambda name: None)
+        for words in (["--ray"], ["--ray", "auto"], ["--ray=10.0.0.1:6379"]):
+            assert run(*line.split(), *words, "--out", tmp_path / "out") == (2, "", missing)
+        assert run(*line.split(), "--out", tmp_path / "out", "--ray") == (2, "", missing)
+    monkeypatch.setattr(lazy, "find_spec", lambda name: True)
+    code, _, complaint = run(*line.split(), "--ray", "--workers", 2, "--out", tmp_path / "out")
+    assert (code, "--workers 2 with --ray; a cluster has" in complaint) == (2, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_options_are_frozen():
@@ -44,9 +65,9 @@ def test_options_are_frozen():
         "sweep pick": ["--export", "--json", "--knee", "--out", "--trial", "folder"],
         "curate": [
             "--book", "--device", "--direction", "--drop-duplicates", "--error", "--field", "--items", "--json",
-            "--labels", "--latents", "--model", "--near-duplicates", "--out", "--own-reply", "--reply-tokens", "--sae",
-            "--score", "--seed", "--shard", "--skip-bad", "--suite", "--suite-data", "--threshold", "--train-rate",
-            "--train-sample", "--train-steps", "--workers", "--worst", "data",
+            "--labels", "--latents", "--model", "--near-duplicates", "--out", "--own-reply", "--ray", "--reply-tokens",
+            "--sae", "--score", "--seed", "--shard", "--skip-bad", "--suite", "--suite-data", "--threshold",
+            "--train-rate", "--train-sample", "--train-steps", "--workers", "--worst", "data",
         ],
         "feedback": [
             "--adjudicated", "--device", "--json", "--method", "--model", "--out", "--seed", "--sites", "pairs",
@@ -102,7 +123,7 @@ def test_options_are_frozen():
         ],
         "features scan": [
             "--ablate", "--ablation-rows", "--after", "--background", "--batch-size", "--before", "--chunk",
-            "--context", "--device", "--json", "--model", "--out", "--sampled", "--text", "--tokens", "--top",
+            "--context", "--device", "--json", "--model", "--out", "--ray", "--sampled", "--text", "--tokens", "--top",
             "--workers", "saes", "source",
         ],
         "features describe": [

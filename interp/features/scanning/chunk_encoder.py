@@ -68,17 +68,27 @@ class ChunkEncoder:
         saes = {name: sae.to(torch.device("cpu")) for name, sae in self.saes.items()}
         if isinstance(self.source, Store):
             return partial(ChunkEncoder, saes, self.source, self.device, self.batch_size)
-        return partial(_with_model, saes, self.source.reference, self.source.dtype, self.device, self.batch_size)
+        return partial(_with_model, saes, _reloader(self.source), self.device, self.batch_size)
 
 
 def _with_model(
     saes: Mapping[str, SparseAutoencoder],
-    reference: ModelReference,
-    dtype: torch.dtype,
+    load_model: Callable[[], HookedModel],
     device: torch.device,
     batch_size: int,
 ) -> ChunkEncoder:
+    return ChunkEncoder(saes, load_model(), device, batch_size)
+
+
+def _reloader(model: HookedModel) -> Callable[[], HookedModel]:
+    """What loads the same model in another process, from its files: same weights, dtype, revision and device."""
+    return partial(_reload, model.source or model.name, model.revision, model.reference, model.dtype, model.device)
+
+
+def _reload(
+    source: str, revision: str | None, reference: ModelReference, dtype: torch.dtype, device: torch.device
+) -> HookedModel:
     with located("a worker loads the model from its files"):
-        model = load(reference.name, dtype=dtype, device=device)
+        model = load(source, dtype=dtype, device=device, revision=revision)
         reference.check(model.reference, "the scan")
-    return ChunkEncoder(saes, model, device, batch_size)
+    return model

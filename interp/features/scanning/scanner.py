@@ -32,7 +32,7 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError, note, on_interrupt
 from interp.core.files import new_folder, read_tensors, require_free, sha256_json, write_json, write_tensors
 from interp.core.progress import track
-from interp.core.workers import map_in_order
+from interp.core.shards.workers import map_in_order
 from interp.data import corpora
 from interp.data.packing import Encoded, PackedRows, pack
 from interp.features.book import Book
@@ -73,7 +73,7 @@ def scan(
     texts: corpora.Source | None = None,
     model: HookedModel | None = None,
     paths: Mapping[str, str] | None = None,
-    workers: int = 1,
+    workers: int | str = 1,
 ) -> Book:
     """Describe all latents of autoencoders on a text, in one pass, as a feature book.
 
@@ -86,7 +86,8 @@ def scan(
         model: The model, where a store is the source; without it there are no texts of tokens (ids instead), promoted
             tokens and effects on the loss.
         paths: Where the autoencoders' files are, by name; kept in the book, so that a search can load them.
-        workers: Processes that read activations and encode them; a model is loaded in each, from its files.
+        workers: Processes that read activations and encode them, or the address of a Ray cluster (`HOST:PORT`, `auto`
+            or `local`); a model is loaded in each, from its files.
 
     Raises:
         InterpError: `out` exists, an autoencoder belongs to another model or site, activations are not finite, no
@@ -159,12 +160,12 @@ class _Scan:
         values = {"saes": digests, "source": source, "options": self.options.model_dump(), "versions": versions()}
         return sha256_json(values | {"model": self.model is not None})
 
-    def run(self, folder: Path, workers: int) -> None:
+    def run(self, folder: Path, workers: int | str) -> None:
         """Count all chunks, from where one was stopped."""
         self._restore(folder)
         total = self.options.tokens or (len(self.source) if isinstance(self.source, Store) else self.place)
-        opened, saved = self.encoder.elsewhere() if workers > 1 else lambda: self.encoder, monotonic()
-        pairs = map_in_order(opened, _codes, self._chunks_left(), workers)
+        opened, saved = self.encoder.elsewhere() if workers != 1 else lambda: self.encoder, monotonic()
+        pairs = map_in_order(opened, _codes, self._chunks_left(), workers, self.encoder.device.type)
         whole = False  # while a chunk is counted, what is counted is of no place in the text
         try:
             for (chunk, digest), codes in track(pairs, "scan", total - self.place, lambda x: len(x[0][0]), "tokens"):

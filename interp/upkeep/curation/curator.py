@@ -27,11 +27,11 @@ from interp.core.digests import versions
 from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import new_folder, require_free, write_json
 from interp.core.progress import track
-from interp.core.workers import map_in_order
+from interp.core.shards.workers import map_in_order
 from interp.data.corpora import Digest, Document, documents
 from interp.upkeep._records import SETTINGS, kept_once_begun
 from interp.upkeep.curation.curation_record import RECORD, Curation, Passage
-from interp.upkeep.curation.document_scorer import CorpusScorer, ScorerSource
+from interp.upkeep.curation.document_scorer import CorpusScorer, DocumentScorer, ScorerSource
 from interp.upkeep.curation.near_duplicates import DuplicateHasher
 from interp.upkeep.curation.options import CurationOptions
 from interp.upkeep.curation.score_table import ScoredRow, ScoredShard, ScoreTable
@@ -71,7 +71,7 @@ def curate(
     options: CurationOptions | None = None,
     labels: Sequence[LabelledDocument] = (),
     behaviours: Sequence[Behaviour] = (),
-    workers: int = 1,
+    workers: int | str = 1,
     page: Callable[[Curation, Path], None] | None = None,
 ) -> Curation:
     """Score a corpus and split it into what is kept, flagged and unsure.
@@ -84,7 +84,8 @@ def curate(
         labels: A labelled sample, from which the cuts and their error rates come.
         behaviours: What is measured before and after a copy of the model is trained on a sample of everything, and on
             one of what is kept. None by default.
-        workers: Processes that score; one scores in this process.
+        workers: Processes that score; one scores in this process. A text is the address of a Ray cluster: `HOST:PORT`,
+            `auto` or `local`.
         page: Called with the record and the unfinished folder, to write a page there.
 
     Returns:
@@ -111,7 +112,7 @@ def curate(
         raise InterpError("a corpus that can be read once only; give a path or a list, since it is read twice")
     if isinstance(source, Path) or not isinstance(source, ScorerSource):
         raise InterpError(f"source is a {type(source).__name__}; expected a DocumentScorer or ScorerSettings")
-    if workers < 1:
+    if isinstance(workers, int) and workers < 1:
         raise InterpError(f"workers is {workers}; expected at least 1")
     hasher = DuplicateHasher(options.near_duplicates) if options.near_duplicates else None
     if not labels:
@@ -192,12 +193,13 @@ def _scored(
     source: ScorerSource,
     scorer: CorpusScorer,
     hasher: DuplicateHasher | None,
-    workers: int,
+    workers: int | str,
 ) -> Iterator[ScoredShard]:
     """The scores of each shard, in order."""
     tracked = track(shards, "score", size=len, unit="documents")
-    opened = partial(_open, source, hasher) if workers > 1 else lambda: (scorer, hasher)
-    yield from (scored for _, scored in map_in_order(opened, _score, tracked, workers))
+    opened = partial(_open, source, hasher) if workers != 1 else lambda: (scorer, hasher)
+    device = scorer.model.device.type if isinstance(scorer, DocumentScorer) else "cpu"
+    yield from (scored for _, scored in map_in_order(opened, _score, tracked, workers, device))
 
 
 class _Sample:

@@ -9,7 +9,7 @@ import pytest
 import worked
 
 from interp import InterpError
-from interp.core.workers import map_in_order
+from interp.core.shards.workers import map_in_order
 
 
 def test_one_process_and_several_give_the_same_in_order_and_read_only_a_little_ahead(capfd):

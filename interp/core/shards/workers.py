@@ -1,8 +1,9 @@
-"""Work on items in processes of its own: each item comes back with its result, in order.
+"""Work on items in processes of its own, or on a Ray cluster: each item comes back with its result, in order.
 
 Each process opens what it works with once, from what is pickled. Two items for each process are read ahead, so that
 memory does not grow with their number. An error of a process is raised here. A process that ends, killed or for lack of
-memory, loses what is in work: other processes do it again, and the second time that they get no further is an error.
+memory, loses what is in work: other processes do it again, and the second time that they get no further is an error. On
+a cluster the same is done by `ray_actors`.
 """
 
 import os
@@ -18,6 +19,7 @@ from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 from interp.core.errors import InterpError, note
+from interp.core.shards.ray_actors import map_with_actors
 
 Opened = TypeVar("Opened")
 Item = TypeVar("Item")
@@ -27,7 +29,11 @@ _OPENED: list[Any] = []  # in a worker: what opens, then what it opened
 
 
 def map_in_order(
-    open_: Callable[[], Opened], work: Callable[[Opened, Item], Result], items: Iterable[Item], workers: int
+    open_: Callable[[], Opened],
+    work: Callable[[Opened, Item], Result],
+    items: Iterable[Item],
+    workers: int | str,
+    device: str = "cpu",
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with its result, in order.
 
@@ -35,16 +41,20 @@ def map_in_order(
         open_: Opens what is worked with, once for each process; several processes need one that can be pickled.
         work: Makes a result of what was opened and an item.
         items: The items.
-        workers: Processes that work; one works in this process.
+        workers: Processes that work; one works in this process. A text is the address of a Ray cluster.
+        device: Type of the device that an actor of the cluster works on.
 
     Raises:
         InterpError: Fewer than one worker, or a process ended twice at the same place; and what `work` raises.
 
     Example:
-        >>> from interp.core.workers import map_in_order
+        >>> from interp.core.shards.workers import map_in_order
         >>> list(map_in_order(lambda: 3, lambda opened, item: opened * item, range(4), workers=1))
         [(0, 0), (1, 3), (2, 6), (3, 9)]
     """
+    if isinstance(workers, str):
+        yield from map_with_actors(open_, work, items, workers, device)
+        return
     if workers < 1:
         raise InterpError(f"workers is {workers}; expected at least 1")
     if workers == 1:

@@ -1,0 +1,149 @@
+"""On a cluster whose actors, nodes and driver are killed, work comes to the bytes of one process.
+
+Run by hand where Ray is installed, since it starts clusters: `pytest -n 0 tests/core/shards/test_ray_actors.py`.
+"""
+
+import json
+import os
+import signal
+import socket
+import time
+from functools import cache, partial
+from itertools import count
+
+import pytest
+import worked
+from processes import run, start
+from ray_nodes import two_nodes
+
+import interp
+from interp import InterpError
+from interp.activations import SiteColumns
+from interp.core.shards.workers import map_in_order
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    pytest.importorskip("ray", reason="pip install 'interp[ray]'")
+    with two_nodes() as nodes:
+        yield nodes
+
+
+def test_actors_give_the_same_in_order_and_read_only_a_little_ahead(nodes, capfd):
+    read = []
+    pairs = map_in_order(worked.opened, worked.product, (read.append(n) or n for n in count()), nodes.address)
+    several = []
+    for pair in pairs:
+        several.append(pair)
+        assert len(read) <= len(several) + 4, "an endless iterator"
+        if len(several) == 100:
+            break
+    pairs.close()
+    one = list(map_in_order(worked.opened, worked.product, range(100), workers=1))
+    assert [(item, result[0]) for item, result in several] == [(item, result[0]) for item, result in one]
+    assert os.getpid() not in {process for _, (_, process) in several}
+    assert "ended" not in capfd.readouterr().err, "control: nothing was killed"
+
+
+def test_the_work_of_an_actor_that_ends_is_done_again_twice(nodes, tmp_path, capfd):
+    dies_once = partial(worked.dies_once, tmp_path / "died")
+    results = [result[0] for _, result in map_in_order(worked.opened, dies_once, range(12), nodes.address)]
+    assert results == [3 * item for item in range(12)]
+    log = [line for line in capfd.readouterr().err.splitlines() if line.startswith("interp: an actor")]
+    assert len(log) == 1
+    assert log[0].endswith("in shard 5, which is done again (2 of 3 tries)")
+    with pytest.raises(InterpError, match="in shard 5, as 2 did before, perhaps for lack of memory"):
+        list(map_in_order(worked.opened, worked.dies, range(12), nodes.address))
+
+
+def test_errors_of_actors_are_raised_here(nodes):
+    with pytest.raises(InterpError, match="no file is there") as caught:
+        list(map_in_order(worked.cannot_open, worked.product, range(3), nodes.address))
+    assert str(caught.value) == "no file is there"
+    with pytest.raises(ValueError, match="-1 is negative") as caught:
+        list(map_in_order(worked.opened, worked.product, [2, -1], nodes.address))
+    assert "worked.py" in caught.value.__notes__[0], "where it was raised"
+    with pytest.raises(InterpError, match="no node of the Ray cluster has a GPU"):
+        list(map_in_order(worked.opened, worked.product, range(3), nodes.address, "cuda"))
+
+
+def test_a_cluster_that_is_not_there_is_an_error_within_seconds():
+    pytest.importorskip("ray", reason="pip install 'interp[ray]'")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        closed = f"127.0.0.1:{taken.getsockname()[1]}"
+    for address in (closed, "nonsense", "127.0.0.1:99999"):
+        began = time.monotonic()
+        with pytest.raises(
+            InterpError, match=f"no Ray cluster answers at '{address}' .*; give HOST:PORT, auto"
+        ) as caught:
+            next(map_in_order(worked.opened, worked.product, range(3), address))
+        assert "\n" not in str(caught.value)
+        assert time.monotonic() - began < 60
+
+
+# What a driver runs for each verb, in a folder that has what is read.
+VERBS = {
+    "curate": "curate data.jsonl --model organism --direction direction --threshold 0 --shard 8",
+    "scan": "features scan sae organism --text data.jsonl --chunk 256 --context 64 --top 2 --sampled 4",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import torch
+
+    folder = tmp_path_factory.mktemp("ray")
+    lines = (json.dumps({"text": text}) for text in interp.organism.everyday(400, seed=1))
+    (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
+    interp.Direction.of(torch.eye(192)[0], "resid_post.1").save(folder / "direction")
+    site = SiteColumns(site="resid_post.1", model=interp.load("organism").reference, width=192)
+    rows, zeros = torch.eye(192)[:16], torch.zeros(192)
+    interp.SparseAutoencoder(rows, zeros[:16], rows, zeros, interp.sae.TopK(k=2), (site,), (site,)).save(folder / "sae")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_one_process(folder):
+    """What one process writes, by verb."""
+
+    @cache
+    def written(verb):
+        run(*driver(folder, verb, folder / f"{verb}-one"), timeout=600)
+        return contents(folder / f"{verb}-one")
+
+    return written
+
+
+def driver(folder, verb, out, place=None):
+    """The script of a driver, and its arguments."""
+    begin = f"import os, sys; os.chdir({str(folder)!r})\n"
+    where = ["--ray", place] if place else []
+    return f"{begin}from interp.cli import app\napp.main()", *VERBS[verb].split(), "--out", out, *where
+
+
+def contents(out):
+    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+
+
+@pytest.mark.parametrize("victim", ["actor", "node", "driver"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_whatever_is_killed_the_bytes_are_those_of_one_process(nodes, folder, by_one_process, tmp_path, verb, victim):
+    out, log = tmp_path / "out", tmp_path / "log"
+    process = start(*driver(folder, verb, out, nodes.address), output=log)
+    try:
+        {"actor": nodes.kill_actor, "node": nodes.kill_node, "driver": nodes.wait_for_work}[victim]()
+        assert process.is_alive(), "control: it was killed before the end"
+        process.kill() if victim == "driver" else process.join(600)
+    finally:
+        process.kill()
+    process.join()
+    assert process.exitcode == (-signal.SIGKILL if victim == "driver" else 0), log.read_text()
+    if victim == "driver":
+        run(*driver(folder, verb, out, nodes.address), timeout=600)
+    else:
+        assert "which is done again (2 of 3 tries)" in log.read_text(), "control: a shard was lost"
+    assert contents(out) == by_one_process(verb)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "log"}
