@@ -1,12 +1,14 @@
 """Hints for unknown names."""
 
+import errno
 import traceback
 
 import pytest
+from safetensors import SafetensorError
 
 from interp import InterpError
 from interp.core.config import plain_value
-from interp.core.errors import first_line, nearest
+from interp.core.errors import first_line, is_of_disk, nearest
 
 
 def test_nearest_names_close_ones_or_what_there_is():
@@ -57,3 +59,25 @@ def test_an_exception_that_is_no_interp_error_keeps_its_traceback(tiny):
     with pytest.raises(ZeroDivisionError) as raised:
         tiny("llama").run_with_hooks("w5 w9", [("resid_post.1", lambda x: 1 // 0)])
     assert len(raised.traceback) > 12
+
+
+def _caused(cause):
+    problem = InterpError("writing failed")
+    problem.__cause__ = cause
+    return problem
+
+
+@pytest.mark.parametrize(
+    ("problem", "of_disk"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (_caused(OSError(errno.ENOSPC, "No space left on device")), True),
+        (_caused(SafetensorError("I/O error: No space left on device (os error 28)")), True),
+        (SafetensorError("I/O error: No such file or directory (os error 2)"), False),
+        (_caused(FileNotFoundError(errno.ENOENT, "No such file or directory")), False),
+        (InterpError("no cause"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_an_error_of_the_disk_is_told_from_others_by_its_cause(problem, of_disk):
+    assert is_of_disk(problem) is of_disk
