@@ -221,7 +221,8 @@ def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = T
         for stray in path.parent.glob(f".{escape(path.name)}.*[0-9]"):
             _remove_unheld(stray)
         held = os.open(sibling, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        fcntl.flock(held, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield sibling
         share(sibling)
         if flush:

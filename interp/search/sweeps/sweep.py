@@ -45,7 +45,8 @@ from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, fr
 
 _REMEDY = "free space or mend the disk, and run the same command again"
 _FAILURES = 10  # trials that fail before any other ends
-_MADE_BEFORE = ("replies.json", "scores", JOURNAL, "asking.lock")  # these come before the settings
+_REPLIES = "replies.json"
+_MADE_BEFORE = (_REPLIES, "scores", JOURNAL, "asking.lock")  # these come before the settings
 _DRAWS = 50  # points that are drawn to see whether the space has a valid one
 
 
@@ -64,7 +65,7 @@ class Workbench:
         """Load the model and read the items."""
         name = model_beside(settings.model, folder)
         model = model or load(name, dtype=settings.dtype, device=settings.device)
-        replies = out / "replies.json"
+        replies = out / _REPLIES
         measures = Measures.read(settings.measure, model, settings.seed, settings.stop.shares, folder, replies)
         return cls(settings, model, measures, folder, out)
 
@@ -187,6 +188,8 @@ def run_sweep(
     with _kept_once_begun(target), lock_folder(target, busy):
         require_same(target, {"settings": settings.model_dump(mode="json")})
         remove_strays(target)
+        if not (target / SETTINGS).is_file():  # without them, nothing says which model's replies these are
+            (target / _REPLIES).unlink(missing_ok=True)
         work = Workbench.open(settings, root, target, model)
         require_same(target, work.identity)
         journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+import interp
 from interp.activations import SiteColumns
 from interp.features import model_chunks, store_chunks
 from interp.features.scanning.chunk_encoder import ChunkEncoder
@@ -49,3 +50,15 @@ def test_a_model_is_read_as_its_store_is(saes, tiny, corpus, store):
     for chunk in model_chunks(tiny("llama"), corpus, [], 640, context=32):
         codes, there = encoder.codes(chunk), stored.codes(chunk)
         assert all(torch.allclose(codes[n].values, there[n].values, atol=1e-4) for n in saes)
+
+
+def test_a_model_of_a_folder_is_loaded_from_there_whatever_its_name(saes, tiny, tmp_path):
+    tiny("llama").hf.save_pretrained(tmp_path / "model")
+    tiny("llama").tokenizer.save_pretrained(tmp_path / "model")
+    model = interp.load(tmp_path / "model")
+    assert model.reference.name == "model", "control: which is no place"
+    encoder = ChunkEncoder(saes, model, torch.device("cpu"), batch_size=16)
+    again = pickle.loads(pickle.dumps(encoder.elsewhere()))()
+    [chunk] = model_chunks(model, ["w5 w6 w7 w8 w9 w10"] * 3, [], 200, context=32)
+    codes, there = encoder.codes(chunk), again.codes(chunk)
+    assert all(same(codes[name], there[name]) for name in saes)

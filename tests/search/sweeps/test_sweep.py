@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import json
 import signal
 import subprocess
 import time
@@ -76,6 +77,17 @@ def test_a_full_disk_ends_a_sweep_and_is_no_failed_trial(small_sweep, whole, tmp
     assert len(record.trials) == TOTAL + 1, "control: the trial was left"
     assert [trial.recipe for trial in done] == [trial.recipe for trial in whole.trials]
     assert [trial.costs for trial in done] == [pytest.approx(trial.costs, abs=1e-5) for trial in whole.trials]
+
+
+def test_replies_that_a_kill_left_before_the_settings_are_made_again(small_sweep, tmp_path):
+    """They may be another model's: nothing says which."""
+    settings, given = small_sweep.settings(), {"folder": small_sweep.folder, "model": small_sweep.model}
+    run_sweep(settings, tmp_path / "whole", 1, **given)
+    known = (tmp_path / "whole" / "replies.json").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "replies.json").write_text(json.dumps(["w5"] * len(json.loads(known))))
+    run_sweep(settings, tmp_path / "out", 1, **given)
+    assert (tmp_path / "out" / "replies.json").read_bytes() == known
 
 
 def test_every_trial_can_be_built_again_from_its_record_and_gives_the_same_scores(small_sweep, whole):
