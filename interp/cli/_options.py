@@ -11,6 +11,7 @@ them. The values on the line are parsed as the Config, so its validators apply.
 """
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -144,7 +145,11 @@ def with_options(command: Command) -> Command:
     @wraps(command)
     def parsed(**values: Any) -> None:
         for name, config in configs.items():
-            values[name] = config.parse(_take(config, values), source="options")
+            try:
+                values[name] = config.parse(_take(config, values), source="options")
+            except InterpError as problem:  # settings.parts.0 is --parts on the line
+                text = re.sub(r"^options: (?:\w+\.)*?([a-z_]+)(?:\.\d+)? is ", _as_typed, str(problem))
+                raise InterpError(text) from None
         command(**values)
 
     # Typer reads the parameters from here; mypy does not know that functions may have it.
@@ -160,6 +165,14 @@ class VerbCommand(typer.core.TyperCommand):
         following = [*args[1:], "--"]
         pairs = zip(args, following, strict=True)
         return super().parse_args(ctx, [f"{x}=auto" if x == "--ray" and y.startswith("-") else x for x, y in pairs])
+
+
+def _as_typed(field: re.Match[str]) -> str:
+    return f"{_flag(field[1])} is "
+
+
+def _flag(name: str) -> str:
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def keys_command(config: str) -> type[typer.core.TyperCommand]:
@@ -226,7 +239,7 @@ def _take(config: type[Config], values: dict[str, Any]) -> dict[str, Any]:
 def _option(key: str, field: FieldInfo) -> inspect.Parameter:
     name = key.rpartition(".")[2]
     default = inspect.Parameter.empty if field.is_required() else field.get_default(call_default_factory=True)
-    flag = "--" + name.rstrip("_").replace("_", "-")
+    flag = _flag(name)
     # A switch that is on by default can be turned off; Typer adds `--no-…` where no name is given.
     names = [] if default is True else [flag]
     least: Any = next((bound.ge for bound in field.metadata if isinstance(bound, Ge)), None)

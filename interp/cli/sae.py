@@ -321,6 +321,8 @@ def label_command(folder: Folder, options: LabelInputs, as_json: Json = False) -
     if options.save:
         labels.export(options.save)
     shown = [x.model_dump(exclude={"digest"}) for x in labels.current(options.sae)]
+    if not as_json:  # what a table has room for
+        shown = [x | {"scores": ", ".join(x["scores"]), "date": x["date"][:10]} for x in shown]
     try:
         alpha = labels.agreement()
     except InterpError:  # an extra is not installed

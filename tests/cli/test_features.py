@@ -49,6 +49,7 @@ def test_scan_then_label(run, book, tmp_path):
         (["--latents", 24, "--label", "x"], "latent 24 does not exist; autoencoder l3 has latents 0 to 23"),
         (["--latents", 3, "--label", "x", "--verdict", "bad"], "verdict"),
         (["--label", "x"], "has no latent"),
+        (["--latents", "3-5", "--label", "x"], "--latents is '3-5'; expected a whole number"),
         (["--latents", "3,five", "--label", "x"], "latents"),
         (["--latents", 3, "--rater", "ana", "--verdict", "harmful"], "--latents needs --label TEXT"),
         (["--load", tmp_path / "no.jsonl"], "cannot be read"),

@@ -124,6 +124,7 @@ def test_a_bench_with_an_endpoint_has_description_scores(store, run, tmp_path, c
     words = ("sae", "bench", sae, "--model", "organism", "--store", store, "--tokens", 300, "--seeds", 1, "--out", out)
     words += ("--described", 2, "--parts", "descriptions")
     for more, message in [
+        (("--parts", "foo"), "--parts is 'foo'; expected 'reconstruction'"),
         ((), "descriptions needs a machine (machine=, or --describer"),
         (("--endpoint", chat_server.url), "need --describer"),
         (("--describer", "small", "--key-variable", "BENCH_KEY"), "--key-variable goes with --endpoint"),

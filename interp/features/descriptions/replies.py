@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any
 
 from interp.core.display import Card, Displayed, clipped
+from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.inputs import parse_object
 from interp.data.chat_endpoint import ChatEndpoint
@@ -125,6 +126,12 @@ class Replies:
         if form:
             start = self.machine.tokens(prompt, chat=False).ids.shape[1]
             options["prefix_allowed_tokens_fn"] = lambda batch, ids: form[len(ids) - start]
+        size, context = len(self.machine.tokenizer.encode(prompt)), self.machine.context
+        if context is not None and size + max_tokens > context:
+            raise InterpError(
+                f"a question has {size} tokens and {self.machine.name} reads {context} with its reply; ask less "
+                "(--shown, --per-request, --max-tokens), or another model"
+            )
         said = self.machine.generate(prompt, max_new_tokens=max_tokens, **options)[0]
         return said if form else answer_of(said, prompt) or ""
 

@@ -238,5 +238,7 @@ def test_rare_dense_and_wrong_latents(book, chat_server, scanned):
 def test_a_local_model_describes_in_its_own_words(book, tiny):
     model = tiny("llama")
     options = OPTIONS.model_copy(update={"max_tokens": 4, "shown": 2, "tested": 2, "per_request": 1})
-    with pytest.raises(InterpError, match="tokens"):  # its context is shorter than the question
+    with pytest.raises(
+        InterpError, match=r"tokens and .* reads 64 with its reply; ask less \(--shown"
+    ):  # its context is shorter than the question
         describe(book, model, options, latents=[1, 2])
