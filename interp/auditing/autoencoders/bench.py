@@ -302,7 +302,10 @@ def _notes(sae: SparseAutoencoder, options: BenchOptions, machine: Machine | Non
     if sae.config is None:
         notes.append("it is not known how the autoencoder was trained: its controls are BatchTopK with as many latents")
     elif options.control_tokens not in (None, sae.config.tokens):
-        notes.append(f"controls trained on {options.control_tokens:,} tokens, the autoencoder on {sae.config.tokens:,}")
+        steps = [max(1, count // sae.config.batch_size) for count in (options.control_tokens, sae.config.tokens)]
+        notes.append(
+            f"controls trained for {steps[0]:,} steps and the autoencoder for {steps[1]:,}, by --control-tokens"
+        )
     if machine:
         notes.append(f"described and tested by {machine_name(machine)}: what it cannot say need not be meaningless")
     return notes
