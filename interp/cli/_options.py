@@ -162,7 +162,7 @@ class VerbCommand(typer.core.TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words of a line."""
-        following = [*args[1:], "--"]
+        following = [*args, "--"][1:]
         pairs = zip(args, following, strict=True)
         return super().parse_args(ctx, [f"{x}=auto" if x == "--ray" and y.startswith("-") else x for x, y in pairs])
 
