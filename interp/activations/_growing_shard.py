@@ -4,26 +4,33 @@ Each batch is copied to its place in the shard's tensors, which are there once: 
 A piece holds the batches since the piece before. Pieces are written every half minute and on Ctrl-C, under hidden
 names, and are removed when the shard is written. A piece of other settings or of another text is not read. The shard's
 bytes are the same with pieces and without.
+
+A shard's file is followed by a hidden record of it, until the manifest names the shard. A harvest that was stopped
+between the two, or whose other processes were ahead of it, finds the record and does not compute the shard again.
 """
 
 import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from interp.activations.manifest import StoreSettings, StoreStatistics
+from interp.activations.manifest import StoreSettings, StoreShard, StoreStatistics
 from interp.activations.store import dequantise_rows, quantise
-from interp.activations.token_rows import CorpusPasses
+from interp.activations.token_rows import CorpusPasses, reloader
 from interp.core.errors import InterpError
-from interp.core.files import write_tensors
+from interp.core.files import read_json, sha256_file, write_json, write_tensors
 from interp.core.inputs import require_regular
 from interp.data.packing import PackedRows
+from interp.models.hooked import HookedModel
 from interp.models.loading import DTYPES
 from interp.models.sites import Site
 
@@ -55,7 +62,7 @@ class GrowingShard:
         self._documents, self._before_piece = documents, before_piece
         rows = (packed.ids, packed.document, packed.position_ids, packed.begin, packed.end)
         described = json.dumps([settings.model_dump(), documents], sort_keys=True).encode()
-        self._key = hashlib.sha256(b"".join([described, *(x.numpy().tobytes() for x in rows)])).hexdigest()
+        self.key = hashlib.sha256(b"".join([described, *(x.numpy().tobytes() for x in rows)])).hexdigest()
         self._count = int(packed.kept(settings.harvest.keep).sum())
         self._tensors: dict[str, Tensor] = {}  # of the whole shard; filled up to the rows that are computed
         self._rows, self._filled = 0, 0
@@ -130,7 +137,7 @@ class GrowingShard:
             return
         self._before_piece()
         file = self._file.with_name(f".{self._file.stem}.{self._rows:08}.safetensors")
-        place = {"key": self._key, "first": str(first), "rows": str(self._rows)}
+        place = {"key": self.key, "first": str(first), "rows": str(self._rows)}
         new = {name: x[begin : self._filled] for name, x in self._tensors.items()}
         write_tensors(file, new | {_SUMS: self._sums}, place, hint="run again to continue")
         self._saved = self._rows, self._filled
@@ -143,9 +150,78 @@ class GrowingShard:
                     place, tensors = piece.metadata(), {name: piece.get_tensor(name) for name in piece.keys()}  # noqa: SIM118
             except (OSError, SafetensorError):
                 return
-            if (place["key"], int(place["first"])) != (self._key, self._rows):
+            if (place["key"], int(place["first"])) != (self.key, self._rows):
                 return
             self._append(int(place["rows"]), tensors.pop(_SUMS), tensors)
+
+
+class ShardTask(NamedTuple):
+    """The rows of a shard, and how far the corpus was read when they were packed."""
+
+    name: str
+    rows: PackedRows
+    earlier: int  # documents in earlier parts of the store
+    documents: int
+    split: int
+    text_digest: str
+
+
+@dataclass
+class ShardWriter:
+    """Computes shards and writes them.
+
+    Args:
+        passes: Forward passes of the model.
+        folder: The store's folder.
+        settings: Those of the store.
+        begin: Called before anything is written, to mark the folder as a store.
+    """
+
+    passes: CorpusPasses
+    folder: Path
+    settings: StoreSettings
+    begin: Callable[[], None] = lambda: None
+
+    def elsewhere(self) -> "Callable[[], ShardWriter]":
+        """What opens the same writer in another process, which loads the model. The folder has to be marked before."""
+        passes = self.passes
+        return partial(_opened, reloader(passes.model), passes.sites, passes.batch_size, self.folder, self.settings)
+
+    def write(self, task: ShardTask) -> StoreShard:
+        """Compute and write a shard, whose tensors are held for as long as this takes, and its record."""
+        file, record = self.folder / task.name, record_of(self.folder, task.name)
+        growing = GrowingShard(file, self.settings, task.rows, task.earlier, self.begin)
+        if not (written := _recorded(record, growing.key, file)):
+            tensors, statistics = growing.compute(self.passes)
+            self.begin()  # before the shard, so that the folder is recognised as a store whatever happens
+            write_tensors(file, tensors, hint="run again to continue")
+            figures = {name: x.model_dump() for name, x in statistics.items()}
+            written = {"tokens": len(tensors["ids"]), "sha256": sha256_file(file), "statistics": figures}
+            write_json(record, {"key": growing.key} | written)
+        growing.remove_pieces()
+        read = {"documents": task.documents, "split": task.split, "text_digest": task.text_digest}
+        return StoreShard.parse({"name": task.name} | written | read, source=str(file))
+
+
+def record_of(folder: Path, name: str) -> Path:
+    """The hidden record of a shard that the manifest does not name yet."""
+    return folder / f".{Path(name).stem}.json"
+
+
+def _recorded(record: Path, key: str, file: Path) -> dict[str, Any]:
+    """The record of a shard, if it is of the same rows and settings, and of the file as it is; empty if not."""
+    try:
+        written: dict[str, Any] = read_json(record) if record.exists() and file.exists() else {}
+    except InterpError:
+        return {}
+    same = written.pop("key", None) == key and sha256_file(file) == written.get("sha256")
+    return written if same else {}
+
+
+def _opened(
+    load: Callable[[], HookedModel], sites: list[Site], batch_size: int, folder: Path, settings: StoreSettings
+) -> ShardWriter:
+    return ShardWriter(CorpusPasses(load(), sites, batch_size), folder, settings)
 
 
 def _sums(exact: Float[Tensor, "token d_in"], stored: Float[Tensor, "token d_in"]) -> Float[Tensor, "3"]:

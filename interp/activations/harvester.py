@@ -18,13 +18,14 @@ guaranteed there). A harvest that goes on looks whether its shards exist there; 
 are read.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from interp.activations._growing_shard import GrowingShard
+from interp.activations._growing_shard import ShardTask, ShardWriter, record_of
 from interp.activations._store_folder import StoreFolder
 from interp.activations.config import HarvestConfig
 from interp.activations.manifest import (
@@ -40,8 +41,8 @@ from interp.activations.token_rows import CorpusPasses, CorpusProgress, pack_gro
 from interp.core.config import differences
 from interp.core.digests import versions
 from interp.core.errors import InterpError, note, on_interrupt
-from interp.core.files import sha256_file, write_tensors
 from interp.core.progress import track
+from interp.core.shards.workers import map_in_order
 from interp.data import corpora
 from interp.data.packing import PackedRows
 from interp.models.hooked import HookedModel
@@ -60,6 +61,7 @@ def harvest(
     text_field: str = "text",
     append: bool = False,
     overwrite: bool = False,
+    workers: int | str = 1,
     **options: Any,
 ) -> Store:
     """Store the activations of a model at some sites over a corpus.
@@ -75,6 +77,8 @@ def harvest(
         text_field: The key or column of the document in a record.
         append: Add another corpus to a finished store; one that is there already is not added again.
         overwrite: Start anew in a folder that holds a store: it is removed once the first rows of the corpus are read.
+        workers: Processes that compute shards, or the address of a Ray cluster (`HOST:PORT`, `auto` or `local`), on
+            whose machines the folder has the same path; each loads the model from its files.
         options: The fields of `HarvestConfig`: `context` (128) tokens per row, where longer documents are split;
             `batch_size` (16) rows per forward pass; `dtype` ("float32", "bfloat16", "float16" or "int8") as stored;
             `shard_tokens` (65536); `keep` ("all", "inner" or "assistant") tokens; and `bos_first` (True).
@@ -124,13 +128,19 @@ def harvest(
         separator=_separator(model) if config.bos_first else [],
     )
     folder = StoreFolder.at(out)
+    if isinstance(workers, str) and not isinstance(folder.place, Path):
+        raise InterpError(f"{folder} with a Ray cluster, whose machines write into one folder; give a local path")
     going_on = f"the same call{' without overwrite' if overwrite else ''} continues the harvest into {folder}"
     with on_interrupt(going_on), folder.held():
         if overwrite:
             _remove_store(folder, settings)
         documents = len(texts) if isinstance(texts, Sized) and not isinstance(texts, str) else None
         open_harvest = _Harvest.open(folder, settings, part, reading, append)
-        open_harvest.fill(passes, chain([first], rows), reading, documents)
+        writer = ShardWriter(passes, folder.path, settings, open_harvest.save)
+        try:
+            open_harvest.fill(writer, chain([first], rows), reading, documents, workers)
+        finally:
+            open_harvest.leave(workers)
     return Store.open(out, verify=False)
 
 
@@ -190,14 +200,18 @@ class _Harvest:
         return cls(folder, settings, parts, index, whole=not (unfinished and index == len(parts) - 1))
 
     def fill(
-        self, passes: CorpusPasses, rows: Iterable[PackedRows], reading: CorpusProgress, in_corpus: int | None
+        self,
+        writer: ShardWriter,
+        rows: Iterable[PackedRows],
+        reading: CorpusProgress,
+        in_corpus: int | None,
+        workers: int | str,
     ) -> None:
         """Check the corpus against the shards that exist, write the missing ones, and rename the manifest.
 
         `in_corpus` is the number of the corpus's documents, if known, by which progress is shown.
         """
-        before, shards = self.parts[: self.index], self.parts[self.index].shards
-        documents, files = sum(part.documents for part in before), sum(len(part.shards) for part in before)
+        shards = self.parts[self.index].shards
         groups, read = iter(rows), 0
         for shard in shards:
             if (group := next(groups, None)) is None or not shard.ends(reading):
@@ -205,41 +219,43 @@ class _Harvest:
             read += int(group.mask.sum())
         tokens = self.parts[self.index].tokens
         left = in_corpus and in_corpus - (reading.documents if shards else 0) if tokens is None else tokens - read
-        for group in _tracked(groups, left, "tokens" if tokens or not in_corpus else "documents"):
-            if self.whole:
-                raise _other_text(self.folder)
-            name = f"shard-{files + len(shards):05}.safetensors"
-            growing = GrowingShard(self.folder.path / name, self.settings, group, documents, self._save)
-            shards.append(self._write(name, growing, passes, reading))
-            self._save()
-            growing.remove_pieces()
+        if workers != 1 and not self.whole:
+            self.save()  # the workers do not mark the folder as a store
+        opened = (lambda: writer) if workers == 1 else writer.elsewhere()
+        device = writer.passes.model.device.type
+        pairs = map_in_order(opened, ShardWriter.write, self._tasks(groups, reading), workers, device)
+        for task, shard in _tracked(pairs, left, "tokens" if tokens or not in_corpus else "documents"):
+            self.folder.add(shard)
+            shards.append(shard)
+            self.save()
+            record_of(self.folder.path, task.name).unlink(missing_ok=True)
         if self.whole:
             note(f"opened the finished harvest in {self.folder}; overwrite=True starts anew")
         else:
             self._finish()
 
-    def _write(self, name: str, growing: GrowingShard, passes: CorpusPasses, reading: CorpusProgress) -> StoreShard:
-        """Compute and write a shard, whose tensors are held for as long as this takes."""
-        tensors, statistics = growing.compute(passes)
-        self._save()  # before the shard, so that the folder is recognised as a store whatever happens
-        write_tensors(self.folder.path / name, tensors, hint="run again to continue")
-        shard = StoreShard(
-            name=name,
-            tokens=len(tensors["ids"]),
-            sha256=sha256_file(self.folder.path / name),
-            documents=reading.documents,
-            split=reading.split,
-            text_digest=reading.digest.hex,
-            statistics=statistics,
-        )
-        self.folder.add(shard)
-        return shard
+    def _tasks(self, groups: Iterator[PackedRows], reading: CorpusProgress) -> Iterator[ShardTask]:
+        """The shards that are missing."""
+        before, first = self.parts[: self.index], sum(len(part.shards) for part in self.parts[: self.index + 1])
+        documents = sum(part.documents for part in before)
+        for number, group in enumerate(groups, first):
+            if self.whole:
+                raise _other_text(self.folder)
+            name = f"shard-{number:05}.safetensors"
+            yield ShardTask(name, group, documents, reading.documents, reading.split, reading.digest.hex)
+
+    def leave(self, workers: int | str) -> None:
+        """Remove the manifest where no worker has written anything."""
+        path, empty = self.folder.path, not any(part.shards for part in self.parts)
+        if workers != 1 and empty and path.is_dir() and os.listdir(path) == [PARTIAL]:
+            self.folder.remove(PARTIAL)
 
     @property
     def _manifest(self) -> StoreManifest:
         return StoreManifest(settings=self.settings, parts=self.parts)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the manifest of what is there."""
         self.folder.write_manifest(PARTIAL, self._manifest)
 
     def _finish(self) -> None:
@@ -261,10 +277,12 @@ def _other_text(folder: StoreFolder) -> InterpError:
     )
 
 
-def _tracked(groups: Iterable[PackedRows], total: int | None, unit: str) -> Iterator[PackedRows]:
-    """The groups, with progress in tokens or in documents, whichever unit the total is known in."""
+def _tracked(
+    pairs: Iterable[tuple[ShardTask, StoreShard]], total: int | None, unit: str
+) -> Iterator[tuple[ShardTask, StoreShard]]:
+    """The shards, with progress in tokens or in documents, whichever unit the total is known in."""
     sizes = {
-        "tokens": lambda group: int(group.mask.sum()),
-        "documents": lambda group: int(group.document.max() - group.document[0, 0]) + 1,
+        "tokens": lambda pair: int(pair[0].rows.mask.sum()),
+        "documents": lambda pair: int(pair[0].rows.document.max() - pair[0].rows.document[0, 0]) + 1,
     }
-    return track(groups, "harvest", total, sizes[unit], unit)
+    return track(pairs, "harvest", total, sizes[unit], unit)

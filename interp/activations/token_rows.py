@@ -2,20 +2,23 @@
 
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice, starmap
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.core.errors import InterpError, note
+from interp.core.errors import InterpError, located, note
 from interp.data import corpora
 from interp.data.conversations import render_conversation
 from interp.data.packing import PackedRows, Piece, assign_rows, encode, lay_out
 from interp.models.architectures.table import architecture
 from interp.models.hooked import HookedModel
+from interp.models.identity import ModelReference
+from interp.models.loading import load
 from interp.models.sites import Site
 
 
@@ -189,3 +192,17 @@ def _start_copy(x: Tensor) -> Tensor:
     if x.device.type == "cpu":
         return x
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+def reloader(model: HookedModel) -> Callable[[], HookedModel]:
+    """What loads the same model in another process, from its files: same weights, dtype, revision and device."""
+    return partial(_reload, model.source or model.name, model.revision, model.reference, model.dtype, model.device)
+
+
+def _reload(
+    source: str, revision: str | None, reference: ModelReference, dtype: torch.dtype, device: torch.device
+) -> HookedModel:
+    with located("a worker loads the model from its files"):
+        model = load(source, dtype=dtype, device=device, revision=revision)
+        reference.check(model.reference, "this work")
+    return model

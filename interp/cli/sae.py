@@ -46,6 +46,7 @@ class HarvestOptions(Config):
     append: bool = Field(False, description="add this corpus to a store that is complete")
     overwrite: bool = Field(False, description="start anew where the folder holds a store")
     chat: ChatOptions = ChatOptions()
+    work: WorkOptions = WorkOptions()
 
 
 def harvest_command(model: Model, options: HarvestOptions, device: Device = None, as_json: Json = False) -> None:
@@ -64,6 +65,7 @@ def harvest_command(model: Model, options: HarvestOptions, device: Device = None
         options.sites,
         options.out,
         text_field=options.field,
+        workers=options.work.place,
         **options.model_dump(include={"tokens", "skip_bad", "append", "overwrite"}),
         **options.config.model_dump() | {"bos_first": options.bos},
     )

@@ -15,6 +15,8 @@ import tiny_models
 import torch
 from tiny_models import at_layer
 
+import interp
+from interp.activations import harvester
 from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
@@ -254,6 +256,46 @@ def test_pieces_of_other_settings_or_texts_are_not_read(tiny, corpus, tmp_path):
         assert _bytes(cut) == _bytes(whole)
         rows = -(-len(Store.open(whole)) // 16)
         assert (counted.calls < rows / 2) == (number == 2), "control: those of the same harvest are read"
+
+
+def test_several_processes_write_the_same_store(tmp_path):
+    organism, texts = interp.load("organism"), list(interp.organism.corpus(40))
+    options = {"context": 16, "shard_tokens": 128, "dtype": "int8"}
+    one, two = (harvest(organism, texts, "resid_post.1", tmp_path / f"{n}", workers=n, **options) for n in (1, 2))
+    assert _bytes(one.folder) == _bytes(two.folder)
+    assert len(one.manifest.shards) > 4, "control: more than two a process"
+
+
+def test_of_several_processes_that_are_wrong_nothing_is_left(tiny, corpus, tmp_path):
+    for workers, problem in ((2, "a worker loads the model from its files: "), (0, "workers is 0")):
+        with pytest.raises(InterpError, match=problem):
+            harvest(tiny("llama"), corpus, SITES, tmp_path / "store", workers=workers, **SETTINGS)
+        assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_does_not_write_into_an_object_store(tiny, corpus):
+    with pytest.raises(InterpError, match="a Ray cluster, whose machines write into one folder; give a local path"):
+        harvest(tiny("llama"), corpus, SITES, "memory://store", workers="auto", **SETTINGS)
+
+
+def test_a_shard_that_the_manifest_does_not_name_yet_is_not_computed_again(tiny, corpus, tmp_path, monkeypatch):
+    def ahead(open_, work, items, *_):
+        writer = open_()
+        pairs = [(item, work(writer, item)) for item in items]
+        yield from pairs[:2]
+        raise Killed
+
+    model, cut = tiny("llama"), tmp_path / "cut"
+    whole = harvest(model, corpus, SITES, tmp_path / "whole", **SETTINGS)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(harvester, "map_in_order", ahead)
+        harvest(model, corpus, SITES, cut, **SETTINGS)
+    assert len(json.loads((cut / "manifest.partial.json").read_text())["parts"][0]["shards"]) == 2
+    damaged = cut / whole.manifest.shards[3].name
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with at_layer(model, 0, counted := _Counter()):
+        assert _bytes(harvest(model, corpus, SITES, cut, **SETTINGS).folder) == _bytes(whole.folder)
+    assert counted.calls == 2, "the widths of the sites, and control: the damaged shard of one batch"
 
 
 def test_overwriting_starts_anew_and_removes_stores_only(tiny, corpus, tmp_path):

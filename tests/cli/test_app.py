@@ -31,6 +31,7 @@ def test_import_and_help_load_nothing_heavy():
 @pytest.mark.parametrize(
     "line",
     [
+        "harvest organism --text organism --sites embed",
         "features scan sae organism --text organism",
         "curate data.jsonl --model organism --direction direction",
     ],
@@ -101,8 +102,8 @@ def test_options_are_frozen():
         "runs gc": ["--json", "--yes", "folder"],
         "harvest": [
             "--adapter", "--append", "--batch-size", "--bos", "--context", "--date", "--device", "--dtype", "--field",
-            "--json", "--keep", "--out", "--overwrite", "--sites", "--skip-bad", "--template", "--text", "--tokens",
-            "model",
+            "--json", "--keep", "--out", "--overwrite", "--ray", "--sites", "--skip-bad", "--template", "--text",
+            "--tokens", "--workers", "model",
         ],
         "lens read": [
             "--accept", "--adapter", "--as-chat", "--colour", "--date", "--device", "--json", "--kind", "--lens",

@@ -7,12 +7,9 @@ import torch
 
 from interp.activations.columns import parse_sites
 from interp.activations.store import Store
-from interp.activations.token_rows import CorpusPasses
-from interp.core.errors import located
+from interp.activations.token_rows import CorpusPasses, reloader
 from interp.features.scanning.token_chunk import TokenChunk
 from interp.models.hooked import HookedModel
-from interp.models.identity import ModelReference
-from interp.models.loading import load
 from interp.models.sites import Site
 from interp.sae.code import Code
 from interp.sae.coder import SparseAutoencoder
@@ -68,7 +65,7 @@ class ChunkEncoder:
         saes = {name: sae.to(torch.device("cpu")) for name, sae in self.saes.items()}
         if isinstance(self.source, Store):
             return partial(ChunkEncoder, saes, self.source, self.device, self.batch_size)
-        return partial(_with_model, saes, _reloader(self.source), self.device, self.batch_size)
+        return partial(_with_model, saes, reloader(self.source), self.device, self.batch_size)
 
 
 def _with_model(
@@ -78,17 +75,3 @@ def _with_model(
     batch_size: int,
 ) -> ChunkEncoder:
     return ChunkEncoder(saes, load_model(), device, batch_size)
-
-
-def _reloader(model: HookedModel) -> Callable[[], HookedModel]:
-    """What loads the same model in another process, from its files: same weights, dtype, revision and device."""
-    return partial(_reload, model.source or model.name, model.revision, model.reference, model.dtype, model.device)
-
-
-def _reload(
-    source: str, revision: str | None, reference: ModelReference, dtype: torch.dtype, device: torch.device
-) -> HookedModel:
-    with located("a worker loads the model from its files"):
-        model = load(source, dtype=dtype, device=device, revision=revision)
-        reference.check(model.reference, "the scan")
-    return model

@@ -87,6 +87,7 @@ def test_a_cluster_that_is_not_there_is_an_error_within_seconds():
 # What a driver runs for each verb, in a folder that has what is read.
 VERBS = {
     "curate": "curate data.jsonl --model organism --direction direction --threshold 0 --shard 8",
+    "harvest": "harvest(load('organism'), 'data.jsonl', 'resid_post.1', **options, context=16, shard_tokens=256)",
     "scan": "features scan sae organism --text data.jsonl --chunk 256 --context 64 --top 2 --sampled 4",
 }
 
@@ -120,6 +121,9 @@ def by_one_process(folder):
 def driver(folder, verb, out, place=None):
     """The script of a driver, and its arguments."""
     begin = f"import os, sys; os.chdir({str(folder)!r})\n"
+    if verb == "harvest":
+        options = {"out": str(out), "workers": place or 1}
+        return (f"{begin}from interp import harvest, load\noptions = {options}\n{VERBS[verb]}",)
     where = ["--ray", place] if place else []
     return f"{begin}from interp.cli import app\napp.main()", *VERBS[verb].split(), "--out", out, *where
 
