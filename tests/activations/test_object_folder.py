@@ -30,6 +30,8 @@ def cache(monkeypatch, tmp_path):
 def bucket(stored):
     """A copy of the store that the tests of reading share, as objects in memory."""
     fs = fsspec.filesystem("memory")
+    if fs.exists("/bucket"):  # of a page of the docs, which ran in this process
+        fs.rm("/bucket", recursive=True)
     for name, content in contents(stored.folder).items():
         fs.pipe_file(f"/bucket/store/{name}", content)
     yield fs

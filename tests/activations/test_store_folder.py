@@ -41,6 +41,8 @@ def corpus():
 def bucket(monkeypatch, tmp_path):
     monkeypatch.setenv("INTERP_CACHE", str(tmp_path / "cache"))
     fs = fsspec.filesystem("memory")
+    if fs.exists("/bucket"):  # of a page of the docs, which ran in this process
+        fs.rm("/bucket", recursive=True)
     yield fs
     if fs.exists("/bucket"):
         fs.rm("/bucket", recursive=True)
