@@ -2,6 +2,7 @@
 
 import gc
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -19,6 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from chat_server import Server
 
+    from interp.activations.store import Store
     from interp.models.hooked import HookedModel
 
 # The same examples each time, and no deadline: how fast an example runs says more about the machine than about the
@@ -50,6 +52,17 @@ def tiny() -> "Callable[..., HookedModel]":
     import tiny_models  # not above: the process that starts xdist's workers needs no torch
 
     return cache(tiny_models.build)
+
+
+@pytest.fixture(scope="session")
+def stored(tiny: "Callable[..., HookedModel]", tmp_path_factory: pytest.TempPathFactory) -> "Store":
+    """A store of two sites in several shards, which tests read."""
+    from interp.activations.harvester import harvest
+
+    draw = random.Random(0)
+    corpus = [" ".join(f"w{draw.randint(4, 127)}" for _ in range(draw.randint(0, 40))) for _ in range(150)]
+    out = tmp_path_factory.mktemp("stores") / "store"
+    return harvest(tiny("llama"), corpus, ["resid_post.1", "embed"], out, context=32, shard_tokens=512)
 
 
 @pytest.fixture

@@ -11,10 +11,18 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from interp.activations._object_folder import LEASE, Lease, ObjectFolder, cache_limit, cached, make_room, store_folder
 from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder, require_unlinked, write_json
+from interp.models.checkpoints.object_folder import (
+    LEASE,
+    Lease,
+    ObjectFolder,
+    cache_limit,
+    cached,
+    make_room,
+    store_folder,
+)
 
 _STRAYS = ("shard-*.safetensors", ".*shard-*", ".manifest*", ".tmp*")
 

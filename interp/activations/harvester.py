@@ -13,9 +13,9 @@ store is byte-identical to one that was never interrupted. An append continues i
 store reads as it was before. A second process that harvests into the same folder is refused.
 
 A store can be in an object store, at the URL of any fsspec file system, under the same rules: shards are made in a
-staging folder and uploaded before the manifest that names them (`_store_folder`; `_object_folder` says what is not
-guaranteed there). A harvest that goes on looks whether its shards exist there; their checksums are compared when they
-are read.
+staging folder and uploaded before the manifest that names them (`_store_folder`; what is not guaranteed there is said
+in `interp.models.checkpoints.object_folder`). A harvest that goes on looks whether its shards exist there; their
+checksums are compared when they are read.
 """
 
 import os

@@ -10,13 +10,13 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from interp.activations._object_folder import REMEDY, ObjectFolder, cached
 from interp.activations.config import HarvestConfig
 from interp.activations.token_rows import CorpusProgress
 from interp.core.config import Config, differences
 from interp.core.errors import InterpError
 from interp.core.files import read_json, sha256_file
 from interp.core.inputs import bound, over_bound, parse_json
+from interp.models.checkpoints.object_folder import REMEDY, ObjectFolder, cached
 from interp.models.checkpoints.remote_files import RemoteFile, is_http
 from interp.models.identity import ModelReference
 

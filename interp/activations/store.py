@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from interp.activations._batching import epoch_batches
-from interp.activations._object_folder import REMEDY, ObjectFolder, cached, store_folder
 from interp.activations.columns import SiteColumns, Sites, select_sites
 from interp.activations.manifest import FINISHED, PARTIAL, StoreManifest, StoreShard
 from interp.core.calls import checked_class
@@ -31,6 +30,7 @@ from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError
 from interp.core.files import sha256_json
 from interp.core.inputs import require_regular
+from interp.models.checkpoints.object_folder import REMEDY, ObjectFolder, cached, store_folder
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
 from interp.models.loading import DTYPES

@@ -19,12 +19,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from object_stores import Breaking, Killed, contents
 from tiny_models import at_layer
 
-from interp.activations import _object_folder
 from interp.activations.harvester import harvest
 from interp.activations.store import Store
 from interp.core.errors import InterpError
 from interp.core.files import lock_folder
 from interp.core.inputs import LIMITS_VARIABLE
+from interp.models.checkpoints import object_folder
 
 SITES = ["resid_post.0", "mlp_out.1"]
 SETTINGS = {"context": 16, "batch_size": 4, "shard_tokens": 64}
@@ -51,7 +51,7 @@ def bucket(monkeypatch, tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Leases are renewed several times a second."""
-    monkeypatch.setattr(_object_folder, "BEAT", 0.1)
+    monkeypatch.setattr(object_folder, "BEAT", 0.1)
 
 
 def staged(tmp_path):
@@ -237,7 +237,7 @@ def test_another_machine_takes_over_from_a_dead_one_which_finds_that_it_has_lost
 ):
     """The first one is not dead but stopped, and its lease is not renewed; it writes no manifest any more."""
     model, taken = tiny("llama"), []
-    monkeypatch.setattr(_object_folder.Lease, "renew_until", lambda self, ended: None)
+    monkeypatch.setattr(object_folder.Lease, "renew_until", lambda self, ended: None)
 
     def meanwhile(x):
         if "shard-00001.safetensors" in contents(URL) and not taken:
@@ -356,7 +356,7 @@ def test_on_s3_a_killed_harvest_continues_and_is_read(tiny, corpus, tmp_path, s3
 def test_on_s3_a_second_writer_is_refused(tiny, corpus, tmp_path, quick, s3):
     """Its PUT is conditional, so that it cannot replace the lease."""
     url = "s3://bucket/store"
-    other = _object_folder.ObjectFolder(url)
+    other = object_folder.ObjectFolder(url)
     with lock_folder(other.staging, ""), other.leased("busy") as lease:
         with pytest.raises(FileExistsError):
             lease.file.fs.pipe_file(lease.file.path, b"", mode="create")

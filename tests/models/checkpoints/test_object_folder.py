@@ -11,10 +11,10 @@ import torch
 from fsspec.implementations.memory import MemoryFileSystem
 from object_stores import Breaking, contents
 
-from interp.activations._object_folder import ObjectFolder, store_folder
 from interp.activations.store import Store
 from interp.core.errors import InterpError
 from interp.core.inputs import LIMITS_VARIABLE
+from interp.models.checkpoints.object_folder import ObjectFolder, store_folder
 
 SITE = "resid_post.1"
 URL = "memory://bucket/store"
