@@ -38,6 +38,9 @@ A cell counts the disturbed runs for which all three hold, of all. `{command}` w
 `experiments/faults.json`, from which this section is made ({dates}). The commands were run one by one while what they
 showed was mended; a cell in which something did not hold was run again after its mend.
 
+Limitation: the runs are forks of one process. In separate processes, safetensors orders the metadata in a header at
+random: files with several entries, such as `interp_undo.safetensors`, then have the same content, not the same bytes.
+
 """
 _TITLES = {
     "kill": "kill", "disk": "full disk", "eio": "EIO", "writers": "two writers", "moved": "moved input",
