@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 type_checks.install()
 
 # Kernels need Triton, which exists for Linux only.
-collect_ignore = [] if importlib.util.find_spec("triton") else ["interp/sae/training/kernels.py"]
+collect_ignore = [] if importlib.util.find_spec("triton") else ["interp/sae/compiled/kernels.py"]
 
 
 @pytest.fixture(scope="session")

@@ -137,8 +137,8 @@ def reconstruct(who: str, kind: str) -> Callable[[Tensor], Any]:
 
 def selection() -> dict[str, float]:
     """Milliseconds of the k largest of each row, and of what is above a floor, by each way."""
-    from interp.sae.training.native import native
-    from interp.sae.training.selection import above, largest
+    from interp.sae.compiled.native import native
+    from interp.sae.compiled.selection import above, largest
 
     if native() != "compiled":
         raise ImportError(f"selection is by {native()}")

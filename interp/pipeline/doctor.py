@@ -10,7 +10,7 @@ import torch
 
 from interp.core.digests import versions
 from interp.models.loading import load
-from interp.sae.training.native import native
+from interp.sae.compiled.native import native
 
 _CPU_INFO = Path("/proc/cpuinfo")
 _UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # as Linux names them: x86's two, and Arm's

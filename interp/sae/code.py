@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import embedding_bag, linear
 
-from interp.sae.training.native import BAGGED, address, library_for
+from interp.sae.compiled.native import BAGGED, address, library_for, offsets_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def bag_sums(
     if not number:
         return rows.new_zeros(0, rows.shape[1])
     if _has_kernels(rows.device):
-        from interp.sae.training import kernels
+        from interp.sae.compiled import kernels
 
         return kernels.triton_bag_sums(rows, index, per_entry, bags, number)
     offsets = offsets_of(bags, number)
@@ -87,7 +87,7 @@ def bag_products(
 ) -> Float[Tensor, "entry"]:
     """The product of each entry's row with its bag's row of `along`; entries are in the order of their bags."""
     if _has_kernels(rows.device):
-        from interp.sae.training import kernels
+        from interp.sae.compiled import kernels
 
         return kernels.triton_bag_products(rows, index, along, bags)
     offsets = offsets_of(bags, len(along))
@@ -107,13 +107,6 @@ def _within(index: Tensor, number: int) -> bool:
         return True
     least, most = torch.stack(index.aminmax()).tolist()
     return least >= 0 and most < number
-
-
-def offsets_of(bags: Tensor, number: int) -> Tensor:
-    """Where each bag's entries begin, and where the last one's end."""
-    offsets = bags.new_zeros(number + 1)
-    offsets[1:].scatter_add_(0, bags, torch.ones_like(bags))
-    return offsets.cumsum(0)
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp.core.config import Config
 from interp.core.errors import InterpError
 from interp.sae.code import Code
-from interp.sae.training.selection import above, largest
+from interp.sae.compiled.selection import above, largest
 
 
 @final

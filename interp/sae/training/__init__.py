@@ -8,8 +8,6 @@ In reading order:
 - `standardisation`: activations at unit scale, without a few huge ones.
 - `kinds`: value, penalty and slopes of TopK, BatchTopK, standard, JumpReLU and gated latents.
 - `gradients`: loss and gradients of a batch, from the entries that matter.
-- `selection`: the largest entries of each row, or those above a threshold (compiled C, or torch).
-- `kernels`: sums over bags of rows in Triton, for GPUs.
 - `latent_shard`: the latents of one of several processes, and what the processes tell each other.
 - `run_folder`: settings, metrics and checkpoints on disk.
 - `fine_tuning`: training on the model's output, after training on activations.

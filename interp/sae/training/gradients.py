@@ -31,11 +31,11 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize
 
 from interp.sae.code import Code, bag_products, bag_sums, pre_activations
+from interp.sae.compiled.native import library_for
+from interp.sae.compiled.selection import above
 from interp.sae.config import SaeConfig
 from interp.sae.training.kinds import KINDS, RANKED, Extra, Kind, KindName
 from interp.sae.training.latent_shard import LatentShard
-from interp.sae.training.native import library_for
-from interp.sae.training.selection import above
 
 _ROWS = 512
 _WHOLE = LatentShard()

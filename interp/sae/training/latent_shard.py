@@ -30,8 +30,8 @@ from torch.nn.functional import pad
 
 from interp.core.errors import InterpError, first_line
 from interp.sae.code import Code
+from interp.sae.compiled.selection import largest
 from interp.sae.config import SaeConfig
-from interp.sae.training.selection import largest
 
 _SHARED = ("b_dec", "W_skip")  # have no row per latent, so that every process holds them
 

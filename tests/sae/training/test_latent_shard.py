@@ -16,8 +16,8 @@ from shards import together
 from interp.core.errors import InterpError
 from interp.sae.code import Code
 from interp.sae.coder import SparseAutoencoder
+from interp.sae.compiled import selection
 from interp.sae.config import SaeConfig
-from interp.sae.training import selection
 from interp.sae.training.bundle import TrainingPlan
 from interp.sae.training.latent_shard import LatentShard, launch
 from interp.sae.training.trainer import train_all

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from interp.sae.compiled import native
 from interp.sae.config import SaeConfig
-from interp.sae.training import native, state
+from interp.sae.training import state
 from interp.sae.training.state import TrainingState, product_dtype
 
 CPU = torch.device("cpu")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.core.errors import InterpError
-from interp.sae.training.native import WHOLE, address, library_for
+from interp.sae.compiled.native import WHOLE, address, library_for
 
 Chosen = tuple[Float[Tensor, "entry"], Int[Tensor, "entry"], Int[Tensor, "entry"]]
 

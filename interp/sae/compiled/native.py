@@ -120,3 +120,10 @@ def _agrees(library: ctypes.CDLL, dtype: torch.dtype) -> bool:
     expected = torch.stack([torch.zeros(37), weights @ rows.float()]), rows.float() @ rows[1].float()
     right = dtype not in BAGGED or (torch.equal(sums, expected[0]) and torch.equal(products, expected[1]))
     return right and torch.equal(columns, ranked.sort().values)
+
+
+def offsets_of(bags: Tensor, number: int) -> Tensor:
+    """Where each bag's entries begin, and where the last one's end."""
+    offsets = bags.new_zeros(number + 1)
+    offsets[1:].scatter_add_(0, bags, torch.ones_like(bags))
+    return offsets.cumsum(0)

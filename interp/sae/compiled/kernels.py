@@ -13,7 +13,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.sae.code import offsets_of
+from interp.sae.compiled.native import offsets_of
 
 _COLUMNS = 128
 # Triton compiles the kernels below; Python has no types for their arguments, pointers and numbers.

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from planted import SITE
 
 from interp.core.errors import InterpError
+from interp.sae.compiled import selection
+from interp.sae.compiled.native import native
+from interp.sae.compiled.selection import above, largest
 from interp.sae.config import SaeConfig
-from interp.sae.training import selection, state
-from interp.sae.training.native import native
-from interp.sae.training.selection import above, largest
+from interp.sae.training import state
 from interp.sae.training.trainer import train
 
 TYPES = (torch.bfloat16, torch.float16, torch.float32)

@@ -11,7 +11,7 @@ pytest.importorskip("triton", reason="Triton is for Linux alone")
 _COMPARE = """
 import torch
 from interp.sae import code
-from interp.sae.training import kernels
+from interp.sae.compiled import kernels
 from interp.sae.config import SaeConfig
 from interp.sae.training.gradients import Auxiliary, Objective, Weights, gradients
 

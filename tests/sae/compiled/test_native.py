@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from planted import SITE
 
 from interp.sae.code import bag_products, bag_sums
+from interp.sae.compiled import native as module
+from interp.sae.compiled.native import native
+from interp.sae.compiled.selection import largest
 from interp.sae.config import SaeConfig
-from interp.sae.training import native as module
-from interp.sae.training.native import native
-from interp.sae.training.selection import largest
 from interp.sae.training.trainer import train
 
 compiled = pytest.mark.skipif(native() != "compiled", reason=f"training is by {native()}")
