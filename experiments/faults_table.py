@@ -35,8 +35,7 @@ Each long command is disturbed for real, on small models and data, in a process 
 3. An error is one line that says what to do, with exit code 2; Ctrl-C ends with 130.
 
 A cell counts the disturbed runs for which all three hold, of all. `{command}` writes
-`experiments/faults.json`, from which this section is made ({dates}). The commands were run one by one while what they
-showed was mended; a cell in which something did not hold was run again after its mend.
+`experiments/faults.json`, from which this section is made ({dates}), here with `--moments 1`.
 
 Limitation: the runs are forks of one process. In separate processes, safetensors orders the metadata in a header at
 random: files with several entries, such as `interp_undo.safetensors`, then have the same content, not the same bytes.
