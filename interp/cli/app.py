@@ -138,7 +138,7 @@ def clear_command(
 VERBS: dict[str, Command] = {
     "demo": demo_command,
     "run": search.run_command,
-    "harvest": sae.harvest_command,
+    "harvest": find.harvest_command,
     "find": find.find_command,
     "patch": attribution.patch_command,
     "export": export.export_command,
