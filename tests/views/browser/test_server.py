@@ -92,7 +92,11 @@ def test_a_journey_by_keyboard(book, tiny, page):
         page.click("text=Save the label")
         page.wait_for_url("**#labels")
         assert page.locator(".side").first.inner_text().startswith("harmful towns </script> by ana")
-        assert page.locator("[name=rater]").input_value() == "ana", "the name is remembered"
+        for _ in range(100):  # by the page's script, which runs after it is loaded
+            if remembered := page.locator("[name=rater]").input_value():
+                break
+            page.wait_for_timeout(50)
+        assert remembered == "ana", "the name is remembered"
         page.evaluate("document.querySelector('[name=seen]').value = 0")
         page.click("text=Save the label")
         alert = page.locator("[role=alert]")
