@@ -1,5 +1,6 @@
 """The local server: loopback only, labels that survive a kill, and a journey through its pages in Chromium."""
 
+import gc
 import os
 import signal
 import socket
@@ -21,6 +22,7 @@ def served(book, model=None, port=0):
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
+        gc.freeze()  # a collection here would end objects of the parent, some of which belong to its threads
         try:
             browse(book, model, port=port, ready=lambda address: os.write(writes, address.encode()))
         finally:
