@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -116,7 +117,8 @@ def test_a_killed_process_ends_the_others_and_a_relaunch_loses_nothing(planted, 
     killed.join(60)
     output = (tmp_path / "output").read_text()
     assert killed.exitcode == 2
-    assert "process 1 of 2 was killed (SIGKILL); the same command continues" in output
+    # The other process may end, by gloo's abort, before the launcher looks.
+    assert re.search(r"process (1 of 2 was killed \(SIGKILL\)|0 of 2 .*); the same command continues", output)
     assert "another process of the training has ended" in output
     assert not [*tmp_path.glob("**/sae")]
 
