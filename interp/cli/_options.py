@@ -88,7 +88,7 @@ class ChatOptions(Config):
         return {"adapter": self.adapter, "date": self.date, "template": template}
 
 
-class RayOptions(Config):
+class WorkOptions(Config):
     """Where else work is done than in this process."""
 
     ray: str | None = Field(
@@ -96,33 +96,19 @@ class RayOptions(Config):
         description="Ray cluster that does the work: HOST:PORT, auto (the one that runs here; so without a value) or "
         "local (one is started); each of its actors loads the model",
     )
-
-    @model_validator(mode="after")
-    def _installed(self) -> "RayOptions":
-        if self.ray:
-            require_package("ray", "ray", "work on a cluster")
-        return self
-
-    @property
-    def place(self) -> int | str:
-        """This process, or the address of a cluster: the `workers` of functions."""
-        return self.ray or 1
-
-
-class WorkOptions(RayOptions):
-    """Where else work is done than in this process."""
-
     workers: int = Field(1, ge=1, description="processes that work side by side; each loads the model")
 
     @model_validator(mode="after")
     def _one_place(self) -> "WorkOptions":
+        if self.ray:
+            require_package("ray", "ray", "work on a cluster")
         if self.ray and self.workers > 1:
             raise InterpError(f"--workers {self.workers} with --ray; a cluster has as many actors as it has room for")
         return self
 
     @property
     def place(self) -> int | str:
-        """Processes of this machine, or the address of a cluster."""
+        """Processes of this machine, or the address of a cluster: the `workers` of functions."""
         return self.ray or self.workers
 
 

@@ -20,7 +20,7 @@ import interp
 from interp.cli import attribution, audit, export, find, recipe, report, sae, search, tuning, upkeep
 from interp.cli._options import Command, Json, VerbCommand, keys_command, verb_group, with_options
 from interp.core.display import clipped, plural, print_table, print_values
-from interp.core.errors import InterpError, first_line, is_of_disk, note, printable
+from interp.core.errors import DISK_REMEDY, InterpError, first_line, is_of_disk, note, printable
 from interp.core.inputs import LIMITS_VARIABLE, bound
 
 Folder = Annotated[Path, typer.Argument(help="folder that holds the runs")]
@@ -260,7 +260,7 @@ def _remedy(problem: Exception) -> str | None:
     if number == errno.ENAMETOOLONG or isinstance(problem, InterpError):
         return str(problem)
     if is_of_disk(problem):
-        return f"{problem}; free space or mend the disk, and run the same command again"
+        return f"{problem}; {DISK_REMEDY}"
     short = isinstance(problem, MemoryError) or number == errno.ENOMEM or "allocate memory" in str(problem)
     if short or type(problem).__name__ == "OutOfMemoryError":  # torch's, for a GPU
         return (

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
+DISK_REMEDY = "free space or mend the disk, and run the same command again"
 _DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 

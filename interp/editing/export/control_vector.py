@@ -59,8 +59,7 @@ def export_control_vector(
         {2: (192,)}
     """
     gguf = _gguf()
-    reference = model.reference if isinstance(model, HookedModel) else model
-    recipe.check(reference)
+    reference = _checked(recipe, model)
     vectors = _vectors(recipe, reference.n_layers)
     if overwrite and Path(out).is_file():
         read_control_vector(out)
@@ -100,8 +99,7 @@ def export_vllm_lens(
         >>> export_vllm_lens(recipe, model, tmp / "steer.json")
         [2]
     """
-    reference = model.reference if isinstance(model, HookedModel) else model
-    recipe.check(reference)
+    reference = _checked(recipe, model)
     vectors = _vectors(recipe, reference.n_layers, first=0)
     rows = torch.stack([vectors[layer].float() for layer in sorted(vectors)])
     values = {
@@ -140,8 +138,7 @@ def export_interp_engine(
         >>> export_interp_engine(recipe, model, tmp / "engine.json")
         [2]
     """
-    reference = model.reference if isinstance(model, HookedModel) else model
-    recipe.check(reference)
+    reference = _checked(recipe, model)
     steering = list[dict[str, Any]]()
     for edit in recipe.edits:
         operations, points = _engine_operations(edit.op), dict[str, dict[int, Any]]()
@@ -213,6 +210,13 @@ def _gguf() -> Any:
     if find_spec("gguf") is None:
         raise InterpError("GGUF files need the package gguf; pip install 'interp[gguf]'")
     return import_module("gguf")
+
+
+def _checked(recipe: Recipe, model: HookedModel | ModelReference) -> ModelReference:
+    """The model's reference. Raises if the recipe is not for it."""
+    reference = model.reference if isinstance(model, HookedModel) else model
+    recipe.check(reference)
+    return reference
 
 
 def _sites(n_layers: int) -> list[Site]:

@@ -27,7 +27,7 @@ from interp.auditing._random_recipes import randomise
 from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
-from interp.core.errors import InterpError, first_line, is_of_disk, note, on_interrupt
+from interp.core.errors import DISK_REMEDY, InterpError, first_line, is_of_disk, note, on_interrupt
 from interp.core.files import lock_folder, remove_strays, require_free, sha256_file, write_json
 from interp.core.progress import track
 from interp.interventions.recipe import Recipe
@@ -43,7 +43,6 @@ from interp.search.sweeps.stopping import StoppingRule
 from interp.search.sweeps.sweep_file import SETTINGS, SweepFile, read_settings
 from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, front, random_trials
 
-_REMEDY = "free space or mend the disk, and run the same command again"
 _FAILURES = 10  # trials that fail before any other ends
 _REPLIES = "replies.json"
 _MADE_BEFORE = (_REPLIES, "scores", JOURNAL, "asking.lock")  # these come before the settings
@@ -121,7 +120,7 @@ class Workbench:
             done = self._measured(trials, trial, recipe)
         except Exception as problem:  # recorded, and the sweep goes on
             if is_of_disk(problem):  # which is not the trial's fault: it is queued again
-                raise InterpError(f"trial {trial.number}: {first_line(problem)}; {_REMEDY}") from problem
+                raise InterpError(f"trial {trial.number}: {first_line(problem)}; {DISK_REMEDY}") from problem
             kind = "" if isinstance(problem, InterpError) else f"{type(problem).__name__}: "
             done = {"state": "failed", "reason": kind + first_line(problem)}
         chosen = {"number": trial.number, "params": trial.params, "recipe": recipe}

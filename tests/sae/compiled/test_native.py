@@ -8,7 +8,7 @@ from planted import SITE
 
 from interp.sae.code import bag_products, bag_sums
 from interp.sae.compiled import native as module
-from interp.sae.compiled.native import native
+from interp.sae.compiled.native import library_for, native
 from interp.sae.compiled.selection import largest
 from interp.sae.config import SaeConfig
 from interp.sae.training.trainer import train
@@ -48,7 +48,7 @@ def test_functions_that_differ_from_torchs_are_not_used(monkeypatch, tmp_path, s
     module._built.cache_clear()
     with monkeypatch.context() as patch:
         patch.setattr(module, "_SOURCES", tuple(tmp_path / path.name for path in module._SOURCES))
-        assert module.library_for(torch.zeros(1)) is None
+        assert library_for(torch.zeros(1)) is None
         assert module._built(torch.float32).endswith("compiles functions that differ from torch's")
     module._built.cache_clear()
 
