@@ -39,7 +39,7 @@ import interp
 from interp.core.files import write_json
 from interp.search import SweepFile, SweepTrial
 from interp.search.sweeps.measures import Bench
-from interp.search.sweeps.sweep import Workbench
+from interp.search.sweeps.sweep import Workbench, run_trials
 from interp.search.sweeps.trials import Trials
 
 MODEL = Path(__file__).parents[1] / ".cache" / "smollm2-135m-instruct"
@@ -135,7 +135,9 @@ def swept(work: Workbench, folder: Path, trials: int, stops: bool, reuse: bool) 
     folder.mkdir()
     vars(own).update(bench=Bench(work.model, measures, work.cache, own.goals.objectives, reuse), fits=work.fits)
     journal = Trials(folder, len(own.goals.objectives), settings.sampler, settings.seed)
-    return [own.run(journal, journal.ask(trials)) for _ in range(trials)]
+    ended: list[SweepTrial] = []
+    run_trials(own, journal, trials, ended.append)
+    return ended
 
 
 def audited(work: Workbench, trials: list[SweepTrial]) -> list[interp.auditing.Audit]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice, starmap
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -195,14 +196,14 @@ def _start_copy(x: Tensor) -> Tensor:
 
 
 def reloader(model: HookedModel) -> Callable[[], HookedModel]:
-    """What loads the same model in another process, from its files: same weights, dtype, revision and device."""
-    return partial(_reload, model.source or model.name, model.revision, model.reference, model.dtype, model.device)
+    """What loads the same model in another process, from its files: same weights, dtype, device and chat options."""
+    options: dict[str, Any] = {"dtype": model.dtype, "device": model.device, "revision": model.revision}
+    options |= {"template": model.template_variables or None, "date": model.date}
+    return partial(_reload, model.source or model.name, model.reference, options)
 
 
-def _reload(
-    source: str, revision: str | None, reference: ModelReference, dtype: torch.dtype, device: torch.device
-) -> HookedModel:
-    with located("a worker loads the model from its files"):
-        model = load(source, dtype=dtype, device=device, revision=revision)
+def _reload(source: str, reference: ModelReference, options: dict[str, Any]) -> HookedModel:
+    with located("a worker loads the model from its files", "; save a model that was changed in memory first"):
+        model = load(source, **options)
         reference.check(model.reference, "this work")
     return model

@@ -29,14 +29,20 @@ from pydantic import ConfigDict, TypeAdapter
 from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
 from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
 from interp.auditing.behaviours import Behaviour, Scores
-from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
+from interp.auditing.conditions import (
+    ModelCondition,
+    ScoreCache,
+    establish_recipe,
+    measure_scores,
+    recipe_of_edit,
+    require_comparable,
+)
 from interp.core.calls import checked_class
 from interp.core.config import flatten
 from interp.core.digests import versions
 from interp.core.display import Card, Displayed, html_table, plural
 from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import read_json, sha256_json, write_json
-from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.identity import ModelReference
@@ -214,6 +220,7 @@ def audit(
     baselines: Iterable[str] | None = None,
     instruction: str | None = None,
     cache: ScoreCache | str | Path | None = None,
+    workers: int | str = 1,
 ) -> Audit:
     """Measure behaviours before and after an edit, on the same items.
 
@@ -230,6 +237,8 @@ def audit(
         baselines: "random", "prompt", both or neither. Default: every baseline that applies; none if `after` is None.
         instruction: Text of the prompt-only baseline. By default it tells the model to stop the audited harms.
         cache: A folder (or `ScoreCache`) of earlier scores, which are reused.
+        workers: Processes that measure side by side, each with the models from their files. A text is the address of a
+            Ray cluster (extra `ray`).
 
     Returns:
         The audit. Save it with `.save`, or pass it to `interp.decide`.
@@ -268,7 +277,9 @@ def audit(
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
     remedy = f"continues from the scores in {scores.folder}" if scores.folder else "continues only with cache=FOLDER"
     with on_interrupt(f"the same call {remedy}"):
-        measured = _measure([plain, edited, *chain(*controls.values())], behaviours, scores)
+        pairs = list(product([plain, edited, *chain(*controls.values())], behaviours))
+        by_pair = zip(pairs, measure_scores(pairs, scores, workers), strict=True)
+    measured = {(condition, behaviour.name): known for (condition, behaviour), known in by_pair}
     arms = {"before": [plain], "after": [edited]} | controls
     items, shown = dict[str, ItemScores](), list[AuditExample]()
     for behaviour in behaviours:
@@ -292,17 +303,6 @@ def audit(
         items=items,
         measured=min(scores.day(x, behaviour) for x in chain(*arms.values()) for behaviour in behaviours),
     )
-
-
-def _measure(
-    conditions: Sequence[ModelCondition], behaviours: Sequence[Behaviour], cache: ScoreCache
-) -> dict[tuple[ModelCondition, str], Scores]:
-    """The scores by condition and name of behaviour; what the cache does not hold yet is measured."""
-    stored = {(x, behaviour.name): cache.get(x, behaviour) for x, behaviour in product(conditions, behaviours)}
-    missing = [(x, behaviour) for x, behaviour in product(conditions, behaviours) if stored[x, behaviour.name] is None]
-    queue = track(missing, "audit", size=lambda pair: len(pair[1]), unit="items")
-    measured = {(x, behaviour.name): cache.scores(x, behaviour) for x, behaviour in queue}
-    return {pair: scores or measured[pair] for pair, scores in stored.items()}
 
 
 def suite_digest(behaviours: Iterable[Behaviour | AuditRow]) -> str:

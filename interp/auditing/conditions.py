@@ -19,10 +19,11 @@ Limitations: whoever can write into the folder can store scores with a digest th
 last digits between devices and versions of torch; use a separate cache folder for each.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -31,10 +32,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
+from interp.activations.token_rows import reloader
 from interp.auditing.behaviours import Behaviour, Scores, render_prompts
 from interp.core.display import Card, Displayed
 from interp.core.errors import InterpError, note
 from interp.core.files import read_json, sha256_json, write_json
+from interp.core.progress import track
+from interp.core.shards.workers import map_in_order
 from interp.editing.certificate.manifest import MANIFEST, RECIPE, ExportManifest
 from interp.editing.certificate.replay import rebuild
 from interp.interventions.recipe import Recipe
@@ -150,18 +154,19 @@ class ScoreCache(Displayed):
 
     def scores(self, condition: ModelCondition, behaviour: Behaviour) -> Scores:
         """The stored scores, or else those measured now, which are stored."""
+        return self.get(condition, behaviour) or self.keep(condition, behaviour, condition.scores(behaviour))
+
+    def keep(self, condition: ModelCondition, behaviour: Behaviour, measured: Scores) -> Scores:
+        """Store what was measured today; returns it as it is stored."""
         key = _key(condition, behaviour)
-        stored = self._stored(key, behaviour)
-        if stored is None:
-            measured = condition.scores(behaviour)
-            stored = replace(measured, replies=()) if behaviour.secret else measured
-            day = self._days[sha256_json(key)] = today().isoformat()
-            # A judge that failed may respond when the audit runs again, which then measures these items again.
-            if self.folder is not None and not stored.missing:
-                values = {"values": list(stored.values), "replies": list(stored.replies)}
-                content = {"format": _FORMAT, "key": key, "day": day, **values}
-                write_json(self.folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
-            self._memory[sha256_json(key)] = stored
+        stored = replace(measured, replies=()) if behaviour.secret else measured
+        day = self._days[sha256_json(key)] = today().isoformat()
+        # A judge that failed may respond when the audit runs again, which then measures these items again.
+        if self.folder is not None and not stored.missing:
+            values = {"values": list(stored.values), "replies": list(stored.replies)}
+            content = {"format": _FORMAT, "key": key, "day": day, **values}
+            write_json(self.folder / f"{sha256_json(key)}.json", content | {"sha256": sha256_json(content)})
+        self._memory[sha256_json(key)] = stored
         return stored
 
     def _stored(self, key: dict[str, str], behaviour: Behaviour) -> Scores | None:
@@ -174,6 +179,54 @@ class ScoreCache(Displayed):
                 self._changed.add(file)
                 note(f"{file}: not the scores that were stored ({problem}); {behaviour.name} is measured again")
         return self._memory.get(name)
+
+
+def measure_scores(
+    pairs: Sequence[tuple[ModelCondition, Behaviour]], cache: ScoreCache, workers: int | str = 1, title: str = "audit"
+) -> list[Scores]:
+    """The scores of behaviours under conditions; what the cache does not hold yet is measured, and kept in it.
+
+    Args:
+        pairs: Each condition with a behaviour.
+        cache: Where scores are kept.
+        workers: Processes that measure side by side, each with the models from their files; one measures here. A text
+            is the address of a Ray cluster.
+        title: What progress calls it.
+
+    Raises:
+        InterpError: As `ModelCondition.scores`; or a worker has another model, or reads text in another way.
+    """
+    missing = {sha256_json(_key(*pair)): pair for pair in pairs if cache.get(*pair) is None}
+    models = list(dict.fromkeys(condition.model for condition, _ in missing.values()))
+    opened = (lambda: models) if workers == 1 else partial(_reloaded, [reloader(model) for model in models])
+    jobs = [_Job(name, models.index(x.model), x.recipe, x.instruction, y) for name, (x, y) in missing.items()]
+    tracked = track(jobs, title, size=lambda job: len(job.behaviour), unit="items")
+    for job, scores in map_in_order(opened, _scores, tracked, workers, models[0].device.type if models else "cpu"):
+        cache.keep(*missing[job.name], scores)
+    return [cache.scores(*pair) for pair in pairs]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A behaviour, and the condition that a worker measures it under."""
+
+    name: str  # SHA-256 of all that the scores depend on
+    model: int
+    recipe: Recipe | None
+    instruction: str
+    behaviour: Behaviour
+
+
+def _reloaded(models: list[Callable[[], HookedModel]]) -> list[HookedModel]:
+    return [load() for load in models]
+
+
+def _scores(models: Sequence[HookedModel], job: _Job) -> Scores:
+    condition = ModelCondition(models[job.model], job.recipe, job.instruction)
+    if sha256_json(_key(condition, job.behaviour)) != job.name:
+        problem = f"behaviour {job.behaviour.name!r}: a worker has another model, recipe or chat template"
+        raise InterpError(f"{problem} than this process; give it the same version of interp and the same files")
+    return condition.scores(job.behaviour)
 
 
 def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:

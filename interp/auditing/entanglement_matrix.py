@@ -132,6 +132,7 @@ def entanglement(
     baselines: Iterable[str] = ("prompt",),
     instruction: str | None = None,
     cache: ScoreCache | str | Path | None = None,
+    workers: int | str = 1,
 ) -> tuple[Entanglement, dict[str, Audit]]:
     """Audit several recipes on one model, whose unedited scores are measured once.
 
@@ -143,6 +144,7 @@ def entanglement(
         baselines: Names among `random` and `prompt`.
         instruction: Text of the prompt-only baseline. Default: asks for the audited harms to stop.
         cache: A folder (or `ScoreCache`) of scores that are not measured again.
+        workers: Processes that measure side by side, or the address of a Ray cluster.
 
     Returns:
         The matrix, and the audit of each recipe by name.
@@ -159,8 +161,9 @@ def entanglement(
     """
     require_names(recipes)
     kept, names = cache if isinstance(cache, ScoreCache) else ScoreCache(cache), tuple(baselines)
+    options: dict[str, Any] = {"seed": seed, "instruction": instruction, "cache": kept, "workers": workers}
     audits = {
-        name: audit(model, recipe, behaviours, seed=seed, baselines=names, instruction=instruction, cache=kept)
+        name: audit(model, recipe, behaviours, baselines=names, **options)
         for name, recipe in track(recipes.items(), "entanglement", unit="edits")
     }
     return displayed((Entanglement.of(audits), audits))

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import Field, model_validator
 
-from interp.cli._options import ChatOptions, Device, Json, Model, named_values, repeated
+from interp.cli._options import ChatOptions, Device, Json, Model, WorkOptions, named_values, repeated
 from interp.core.config import Config
 from interp.core.display import plural, print_table, print_values, say
 from interp.core.errors import InterpError
@@ -47,6 +47,7 @@ class AuditOptions(Config):
     dtype: str | None = Field(None, description="dtype of the models: float32, bfloat16 or float16 [default: float32]")
     track: Tracker = Field("none", description="dashboard that each behaviour is logged on: trackio or wandb")
     chat: ChatOptions = ChatOptions()
+    work: WorkOptions = WorkOptions()
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "AuditOptions":
@@ -207,7 +208,7 @@ def _measure(
     from interp.auditing.entanglement_matrix import Entanglement, entanglement
 
     settings: dict[str, Any] = options.model_dump(include={"seed", "instruction"})
-    settings |= {"baselines": options.baseline_names, "cache": options.scores}
+    settings |= {"baselines": options.baseline_names, "cache": options.scores, "workers": options.work.place}
     if len(edits) > 1:
         matrix, audits = entanglement(models[0], edits, behaviours, **settings)
         with new_folder(options.out) as staging:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from pydantic import Field
 
-from interp.cli._options import Json
+from interp.cli._options import Json, WorkOptions
 from interp.core.config import Config
 from interp.core.display import print_table, print_values, say
 from interp.core.errors import InterpError
@@ -57,9 +57,9 @@ class SweepOptions(Config):
     """How much of a sweep to run, and where."""
 
     trials: int = Field(60, ge=1, description="trials in the end, those of earlier calls included")
-    workers: int = Field(1, ge=1, description="processes that run trials side by side; each loads the model")
     out: Path | None = Field(None, description="folder of the sweep, also one to continue [default: sweeps/NAME]")
     track: Tracker = Field("none", description="dashboard that each trial is logged on: trackio or wandb")
+    work: WorkOptions = WorkOptions()
 
 
 def sweep_command(
@@ -83,7 +83,7 @@ def sweep_command(
             settings,
             out,
             options.trials,
-            options.workers,
+            options.work.place,
             folder=file.parent,
             say=report,
             ended=lambda x: log(x.figures),

@@ -300,3 +300,24 @@ def test_logits_that_are_nan_are_an_error(model):
 def test_padding_is_no_nan(tiny, name):
     uneven = text_loss("loss", ("w5 w6", "w7 " * 30))
     assert ModelCondition(tiny(name)).scores(uneven).missing == 0
+
+
+def test_workers_measure_what_one_process_does(base, tmp_path):
+    """With the same recipe, instruction, dtype and chat template; behaviours may hold functions of any kind."""
+    folder = tmp_path / "base"
+    base.tokenizer.chat_template = "{% for m in messages %}{{ tone }} {{ m['content'] }} {% endfor %}w7"
+    base.tokenizer.save_pretrained(folder)
+    model = interp.load(folder, template={"tone": "w9"}, dtype="bfloat16")
+    asked = choice("asked", "harm", "s", [f"w{i}" for i in range(5, 25)], [["w1", "w2"]] * 20, [0] * 20)
+    own = Behaviour("own", "harm", "", ("w5", "w6"), lambda m: Scores((float(m.dtype == model.dtype), 0.0)))
+    suite, options = [*SUITE, asked, own], {"baselines": ["random", "prompt"], "instruction": "w3"}
+    one, two = (
+        audit(model, ASKED, suite, cache=tmp_path / f"{workers}", workers=workers, **options) for workers in (1, 2)
+    )
+    assert two == one
+    scores = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("1", "2")]
+    assert scores[0] == scores[1]
+    assert len(scores[0]) == 3 * (2 + 5 + 1), "unedited, edited, five random recipes and the instruction"
+    model.hf.get_output_embeddings().weight.data += 1
+    with pytest.raises(InterpError, match=r"a worker loads the model from its files: .*; save a model that"):
+        audit(model, ASKED, suite, workers=2, **options)

@@ -61,7 +61,7 @@ def test_options_are_frozen():
     assert found == {
         "demo": ["--json", "--out", "--resume", "--seed"],
         "run": ["--force", "--json", "--out", "--resume", "file", "overrides"],
-        "sweep run": ["--json", "--out", "--track", "--trials", "--workers", "file", "overrides"],
+        "sweep run": ["--json", "--out", "--ray", "--track", "--trials", "--workers", "file", "overrides"],
         "sweep show": ["--json", "--page", "folder"],
         "sweep pick": ["--export", "--json", "--knee", "--out", "--trial", "folder"],
         "curate": [
@@ -159,8 +159,8 @@ def test_options_are_frozen():
         "verify": ["--adapter", "--base", "--json", "--key", "--prompts", "folder"],
         "audit": [
             "--adapter", "--base", "--baselines", "--cache", "--data", "--date", "--device", "--dtype",
-            "--instruction", "--items", "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--recipe",
-            "--seed", "--stress", "--stress-file", "--suite", "--template", "--track", "model",
+            "--instruction", "--items", "--json", "--judge-key", "--only", "--out", "--page", "--policy", "--ray",
+            "--recipe", "--seed", "--stress", "--stress-file", "--suite", "--template", "--track", "--workers", "model",
         ],
         "inspect-task": ["--behaviour", "--data", "--items", "--json", "--out", "--seed", "suite"],
         "gate": [

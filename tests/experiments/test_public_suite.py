@@ -30,7 +30,7 @@ def test_smoke(script, monkeypatch, capsys, tmp_path):
     def never(*given):
         raise AssertionError("scores that were kept are not measured again")
 
-    monkeypatch.setattr(script.Condition, "scores", never)
+    monkeypatch.setattr(script.ModelCondition, "scores", never)
     script.main()
     assert capsys.readouterr().out == first
 

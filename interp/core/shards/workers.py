@@ -18,6 +18,8 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
+import cloudpickle
+
 from interp.core.errors import InterpError, note
 from interp.core.shards.ray_actors import map_with_actors
 
@@ -61,15 +63,15 @@ def map_in_order(
         opened = open_()
         yield from ((item, work(opened, item)) for item in items)
         return
-    opening, rest, waiting, stuck = pickle.dumps(open_), iter(items), deque[Item](), False
+    opening, rest, waiting, stuck = cloudpickle.dumps(open_), iter(items), deque[Item](), False
     while True:
         with _pool(opening, workers) as pool:
             try:
-                futures = deque[Future[bytes]](pool.submit(_work, work, pickle.dumps(item)) for item in waiting)
+                futures = deque[Future[bytes]](pool.submit(_work, work, cloudpickle.dumps(item)) for item in waiting)
                 while True:
                     for item in islice(rest, _AHEAD * workers - len(waiting)):
                         waiting.append(item)
-                        futures.append(pool.submit(_work, work, pickle.dumps(item)))
+                        futures.append(pool.submit(_work, work, cloudpickle.dumps(item)))
                     if not waiting:
                         return
                     result, stuck = pickle.loads(futures.popleft().result()), False

@@ -9,27 +9,25 @@ Everything is in the sweep's folder: `sweep.json` (settings, digests of model an
 was stopped, by Ctrl-C or by a kill.
 """
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interp.auditing._random_recipes import randomise
-from interp.auditing.conditions import ModelCondition, ScoreCache
+from interp.auditing.conditions import ModelCondition, ScoreCache, measure_scores
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import DISK_REMEDY, InterpError, first_line, is_of_disk, note, on_interrupt
 from interp.core.files import lock_folder, remove_strays, require_free, sha256_file, write_json
 from interp.core.progress import track
+from interp.core.shards.workers import map_in_order
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 from interp.models.loading import load, model_beside
@@ -45,7 +43,7 @@ from interp.search.sweeps.trials import JOURNAL, SweepTrial, Trials, by_knee, fr
 
 _FAILURES = 10  # trials that fail before any other ends
 _REPLIES = "replies.json"
-_MADE_BEFORE = (_REPLIES, "scores", JOURNAL, "asking.lock")  # these come before the settings
+_MADE_BEFORE = (_REPLIES, "scores", JOURNAL)  # these come before the settings
 _DRAWS = 50  # points that are drawn to see whether the space has a valid one
 
 
@@ -111,33 +109,36 @@ class Workbench:
         described = RecipeFile.parse(dict(recipe), "recipe")
         return described.build(self.model, self.fits.of(described), self.folder, self.fits.autoencoders)
 
-    def run(self, trials: Trials, trial: Any) -> SweepTrial:
-        """Run a trial and tell it."""
-        began, recipe = time.perf_counter(), dict[str, Any]()
+    def choose(self, journal: Trials, trial: Any) -> "ChosenTrial":
+        """Choose the point of a trial, and look whether its recipe was measured before."""
+        recipe, done = dict[str, Any](), dict[str, Any]()
+        known = [x for x in journal.all() if x.state in ("complete", "stopped")]
         try:
             recipe = choose(self.settings.recipe, trial)
-            trials.chosen(trial)
-            done = self._measured(trials, trial, recipe)
-        except Exception as problem:  # recorded, and the sweep goes on
-            if is_of_disk(problem):  # which is not the trial's fault: it is queued again
-                raise InterpError(f"trial {trial.number}: {first_line(problem)}; {DISK_REMEDY}") from problem
-            kind = "" if isinstance(problem, InterpError) else f"{type(problem).__name__}: "
-            done = {"state": "failed", "reason": kind + first_line(problem)}
-        chosen = {"number": trial.number, "params": trial.params, "recipe": recipe}
-        record = SweepTrial(**chosen | done, seconds=round(time.perf_counter() - began, 3))
-        trials.tell(trial, record)
-        return record
-
-    def _measured(self, trials: Trials, trial: Any, recipe: dict[str, Any]) -> dict[str, Any]:
-        known = [x for x in trials.all() if x.state in ("complete", "stopped")]
+            journal.chosen(trial)
+        except Exception as problem:
+            done = _failed(problem, trial.number)
         for other in known:
-            if other.recipe == recipe and other.number != trial.number:
+            if not done and other.recipe == recipe:
                 same = ("state", "scores", "excess", "costs", "reason")
-                return {name: getattr(other, name) for name in same} | {"copy_of": other.number}
-        points, stop = {x.number: x.scores for x in front(known)}, self.settings.stop
+                done = {name: getattr(other, name) for name in same} | {"copy_of": other.number}
+        points = {x.number: x.scores for x in front(known)} if self.settings.stop.shares and not done else {}
+        return ChosenTrial(trial.number, recipe, points, done)
+
+    def measure(self, trial: "ChosenTrial") -> dict[str, Any]:
+        """How a trial ends, as its record has it. An error is recorded, unless it is the disk's: the sweep goes on."""
+        began = time.perf_counter()
+        try:
+            done = trial.done or self._measured(trial)
+        except Exception as problem:
+            done = _failed(problem, trial.number)
+        return done | {"seconds": round(time.perf_counter() - began, 3)}
+
+    def _measured(self, trial: "ChosenTrial") -> dict[str, Any]:
+        stop = self.settings.stop
         rule = StoppingRule(self.goals, self.bench.base, len(stop.shares), stop.error, stop.gain)
-        hopeless = (lambda scores: rule.reason(scores, points)) if stop.shares else (lambda scores: "")
-        scores, reason = self.bench.measure(self.build(recipe), hopeless)
+        hopeless = (lambda scores: rule.reason(scores, trial.points)) if stop.shares else (lambda scores: "")
+        scores, reason = self.bench.measure(self.build(trial.recipe), hopeless)
         if reason:
             done = {name: values for name, values in scores.items() if values}
             base = {name: self.bench.base[name][: len(values)] for name, values in done.items()}
@@ -146,11 +147,28 @@ class Workbench:
         return {"state": "complete", "scores": scores, "excess": excess, "costs": costs}
 
 
+@dataclass(frozen=True)
+class ChosenTrial:
+    """A trial whose point is chosen: its recipe, the front's scores by trial, and how it ends, if that is known."""
+
+    number: int
+    recipe: dict[str, Any]
+    points: dict[int, Scored]
+    done: dict[str, Any]
+
+
+def _failed(problem: Exception, number: int) -> dict[str, Any]:
+    if is_of_disk(problem):  # which is not the trial's fault: it is queued again
+        raise InterpError(f"trial {number}: {first_line(problem)}; {DISK_REMEDY}") from problem
+    kind = "" if isinstance(problem, InterpError) else f"{type(problem).__name__}: "
+    return {"state": "failed", "reason": kind + first_line(problem)}
+
+
 def run_sweep(
     settings: SweepFile,
     out: str | Path,
     trials: int,
-    workers: int = 1,
+    workers: int | str = 1,
     folder: str | Path = ".",
     model: HookedModel | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -162,9 +180,10 @@ def run_sweep(
         settings: The space, what is measured and what is asked of it.
         out: Folder of the sweep.
         trials: How many trials it has in the end, those of earlier calls included.
-        workers: Processes that run trials side by side; one runs them in this process.
+        workers: Processes that run trials side by side; one runs them in this process. A text is the address of a Ray
+            cluster (extra `ray`). Points are then chosen before the last ones that are in work have ended.
         folder: Folder that paths in the settings are relative to.
-        model: The model, if it is loaded already; with several workers each loads its own.
+        model: The model, if it is loaded already; with several workers each process loads its own.
         say: Called with a line of text about each step.
         ended: Called with each trial of this call as it ends.
 
@@ -179,7 +198,7 @@ def run_sweep(
         >>> settings = interp.search.SweepFile.read("toxicity.yaml")  # doctest: +SKIP
         >>> interp.search.run_sweep(settings, "sweeps/toxicity", trials=60)  # doctest: +SKIP
     """
-    if trials < 1 or workers < 1:
+    if trials < 1 or (isinstance(workers, int) and workers < 1):
         raise InterpError(f"trials is {trials} and workers {workers}; expected at least 1 of each")
     target, root = Path(out), Path(folder)
     _require_valid_point(settings)
@@ -189,7 +208,7 @@ def run_sweep(
         remove_strays(target)
         if not (target / SETTINGS).is_file():  # without them, nothing says which model's replies these are
             (target / _REPLIES).unlink(missing_ok=True)
-        work = Workbench.open(settings, root, target, model)
+        work = Workbench.open(settings, root, target, model if workers == 1 else None)
         require_same(target, work.identity)
         journal = Trials(target, len(work.goals.objectives), settings.sampler, settings.seed)
         if not (target / SETTINGS).is_file():
@@ -198,15 +217,12 @@ def run_sweep(
         if left := journal.requeue():
             say(f"resumed     {plural(left, 'trial')} that a kill left running")
         with on_interrupt(f"the same command continues the sweep in {target}"):
-            if workers == 1:
-                run_trials(work, journal, trials, ended)
-            else:
-                _run_workers(work, journal, trials, workers, ended)
+            run_trials(work, journal, trials, ended, workers)
         _require_some_success(journal, 1)
         done = journal.all()
         _note_constant(work.goals, done)
         with on_interrupt(f"the same command continues the confirmation in {target}"):
-            confirm(work, done)
+            confirm(work, done, workers)
         return done
 
 
@@ -225,12 +241,13 @@ def _kept_once_begun(out: Path) -> Iterator[None]:
         raise
 
 
-def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint, ...]:
+def confirm(work: Workbench, done: Sequence[SweepTrial], workers: int | str = 1) -> tuple[ConfirmedPoint, ...]:
     """Measure the best of a front on the confirming items, and write what they do there. Scores are kept as they come.
 
     Args:
         work: The sweep.
         done: Its trials.
+        workers: Processes that measure, or the address of a Ray cluster.
     """
     base, behaviours, wanted = work.bench.base, work.measures.confirm, work.settings.confirm
     ranked = by_knee(front(done), work.goals.costs(base))[: wanted.points]
@@ -238,13 +255,15 @@ def confirm(work: Workbench, done: Sequence[SweepTrial]) -> tuple[ConfirmedPoint
     for point in ranked:
         arms[point.number] = recipe = work.build(point.recipe)
         arms |= {(point.number, n): randomise(recipe, work.model, work.settings.seed + n) for n in range(wanted.draws)}
-    arms |= {"no-op": None} if ranked else {}  # the last, and measured even if the unedited model was
-    scores: dict[object, Scored] = {arm: {} for arm in arms}
     jobs = [(arm, behaviour) for arm in arms for behaviour in behaviours.values()]
-    for arm, behaviour in track(jobs, "confirm", size=lambda job: len(job[1]), unit="items"):
-        cache = ScoreCache() if arm == "no-op" else work.cache
-        measured = cache.scores(ModelCondition(work.model, arms[arm]), behaviour)
+    pairs = [(ModelCondition(work.model, arms[arm]), behaviour) for arm, behaviour in jobs]
+    scores: dict[object, Scored] = {arm: {} for arm in [*arms, "no-op"]}
+    for (arm, behaviour), measured in zip(jobs, measure_scores(pairs, work.cache, workers, "confirm"), strict=True):
         scores[arm][behaviour.name] = list(measured.values)
+    if ranked:  # measured although the unedited model was
+        unedited = [(ModelCondition(work.model), behaviour) for behaviour in behaviours.values()]
+        again = measure_scores(unedited, ScoreCache(), title="confirm")
+        scores["no-op"] = {name: list(x.values) for name, x in zip(behaviours, again, strict=True)}
     goals = replace(work.goals, behaviours=behaviours)
     confirmed = tuple(
         confirmed_point(
@@ -309,16 +328,35 @@ def _note_constant(goals: Goals, done: Sequence[SweepTrial]) -> None:
 
 
 def run_trials(
-    work: Workbench, journal: Trials, total: int, ended: Callable[[SweepTrial], None] = lambda trial: None
+    work: Workbench,
+    journal: Trials,
+    total: int,
+    ended: Callable[[SweepTrial], None] = lambda trial: None,
+    workers: int | str = 1,
 ) -> None:
-    """Run trials until `total` have begun."""
-    begun = journal.counted()
-    for _ in track(range(max(0, total - begun)), "sweep", unit="trials"):
-        trial = journal.ask(total)
-        if trial is None:
-            return
-        ended(work.run(journal, trial))
+    """Run trials until `total` have begun. This process chooses their points and records them, in order."""
+    running, left = dict[int, Any](), max(0, total - journal.counted())
+    opened = (lambda: work) if workers == 1 else partial(_reopened, work.settings, work.folder, work.out.resolve())
+
+    def chosen() -> Iterator[ChosenTrial]:
+        while (trial := journal.ask(total)) is not None:
+            running[trial.number] = trial
+            yield work.choose(journal, trial)
+
+    pairs = map_in_order(opened, Workbench.measure, chosen(), workers, work.model.device.type)
+    for asked, done in track(pairs, "sweep", left, unit="trials"):
+        trial = running.pop(asked.number)
+        record = SweepTrial(**{"number": asked.number, "params": trial.params, "recipe": asked.recipe} | done)
+        journal.tell(trial, record)
+        ended(record)
         _require_some_success(journal, _FAILURES)
+
+
+def _reopened(settings: SweepFile, folder: Path, out: Path) -> Workbench:
+    """The sweep in another process, which reads the same model and files."""
+    work = Workbench.open(settings, folder, out)
+    require_same(out, work.identity)
+    return work
 
 
 def _require_some_success(journal: Trials, fewest: int) -> None:
@@ -326,32 +364,3 @@ def _require_some_success(journal: Trials, fewest: int) -> None:
     ended = [trial for trial in journal.all() if trial.ended]
     if len(ended) >= fewest and all(trial.state == "failed" for trial in ended):
         raise InterpError(f"all of the first {plural(len(ended), 'trial')} failed; the last: {ended[-1].reason}")
-
-
-def _run_workers(
-    work: Workbench, journal: Trials, total: int, workers: int, tell: Callable[[SweepTrial], None]
-) -> None:
-    """Run trials in processes of their own, and show how many have ended."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // workers))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "INTERP_PROGRESS": "0"}
-    given = [str(work.out.resolve()), str(total), str(os.getpid())]
-    command = [sys.executable, "-m", "interp.search.sweeps._worker", *given]
-    running = [subprocess.Popen(command, env=environment) for _ in range(workers)]
-    try:
-        told = {trial.number for trial in journal.all() if trial.ended}
-        shown = track(range(max(0, total - len(told))), "sweep", unit="trials")
-        going = True
-        while going:
-            going = any(process.poll() is None for process in running)  # before what they wrote last is read
-            time.sleep(0.5 * going)
-            for trial in journal.all():
-                if trial.ended and trial.number not in told:
-                    told.add(trial.number)
-                    tell(trial)
-                    next(shown, None)
-    finally:
-        for process in running:
-            process.terminate()
-            process.wait()
-    if all(process.returncode for process in running):
-        raise InterpError(f"all {workers} workers failed, the last with code {running[-1].returncode}; see above")

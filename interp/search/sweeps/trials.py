@@ -1,9 +1,10 @@
 """The trials of a sweep: Optuna's journal in the sweep's folder, and what each trial recorded.
 
 Every trial has one record in the journal: its recipe as plain data, the score of each item, and why it stopped or
-failed. Several processes append to the journal under a lock that the system releases when a process is killed; a line
-that a kill cut short is removed by the next writer. A trial that a kill left running is told as failed; its point is
-queued again, once, or, if it was not chosen yet, drawn again: draws have numbers, which seed them.
+failed. One process asks for trials and tells how they end; others may read. The system releases the journal's lock when
+a process is killed, and the next writer removes a line that a kill cut short. A trial that a kill left running is told
+as failed; its point is queued again, once, or, if it was not chosen yet, drawn again: draws have numbers, which seed
+them.
 """
 
 import fcntl
@@ -81,8 +82,11 @@ class SweepTrial(Displayed):
         return f"{self.number}, {self.state}", [*self.params.items(), ("reason", self.reason)]
 
 
-class _FileLock:
-    """A lock for Optuna's journal which the system releases when its process ends, however it ends."""
+class _JournalLock:
+    """A lock for Optuna's journal which the system releases when its process ends, however it ends.
+
+    Whoever acquires it removes a last line that has no end.
+    """
 
     def __init__(self, path: Path):
         self.path, self.descriptor = path, -1
@@ -90,22 +94,15 @@ class _FileLock:
     def acquire(self) -> bool:
         self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        os.close(self.descriptor)
-
-
-class _JournalLock(_FileLock):
-    """The lock of the journal file; whoever acquires it removes a last line that has no end."""
-
-    def acquire(self) -> bool:
-        super().acquire()
         size = os.fstat(self.descriptor).st_size
         if size and os.pread(self.descriptor, 1, size - 1) != b"\n":
             with open(self.path, "rb") as file:
                 os.ftruncate(self.descriptor, file.read().rfind(b"\n") + 1)
         return True
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        os.close(self.descriptor)
 
 
 class Trials:
@@ -139,7 +136,7 @@ class Trials:
         except Exception as problem:  # whatever Optuna makes of damaged lines
             reason = f"{type(problem).__name__}: {first_line(problem)}"
             raise InterpError(f"{file} is damaged ({reason}); run the sweep anew in another folder") from None
-        self._sampler, self._seed, self._asking = sampler or SamplerSettings(), seed, folder / "asking.lock"
+        self._sampler, self._seed = sampler or SamplerSettings(), seed
 
     def all(self) -> list[SweepTrial]:
         """Every trial, in order."""
@@ -181,26 +178,21 @@ class Trials:
         trial.set_user_attr(_POINT, trial.params)
 
     def ask(self, total: int) -> Any:
-        """The next trial, or None if `total` have begun; one process asks at a time.
+        """The next trial, or None if `total` have begun.
 
         The sampler is seeded by the seed and the number of the draw, the least that no trial has but those that a kill
         left, so that a sweep that was killed and resumed chooses the points that it would have chosen, each once.
         """
-        lock = _FileLock(self._asking)
-        lock.acquire()
-        try:
-            if self.counted() >= total:
-                return None
-            kept = [x for x in self.study.get_trials(deepcopy=False) if self._read(x).state != "left"]
-            draws = {trial.user_attrs.get(_DRAW, trial.number) for trial in kept}
-            draw = next(number for number in count() if number not in draws)
-            self.study.sampler = self._new_sampler(draw)
-            trial = self.study.ask()
-            if _DRAW not in trial.user_attrs:  # it is not one that was queued again
-                trial.set_user_attr(_DRAW, draw)
-            return trial
-        finally:
-            lock.release()
+        if self.counted() >= total:
+            return None
+        kept = [x for x in self.study.get_trials(deepcopy=False) if self._read(x).state != "left"]
+        draws = {trial.user_attrs.get(_DRAW, trial.number) for trial in kept}
+        draw = next(number for number in count() if number not in draws)
+        self.study.sampler = self._new_sampler(draw)
+        trial = self.study.ask()
+        if _DRAW not in trial.user_attrs:  # it is not one that was queued again
+            trial.set_user_attr(_DRAW, draw)
+        return trial
 
     def _new_sampler(self, draw: int) -> Any:
         samplers, seed = self._optuna.samplers, (self._seed * 1_000_003 + draw) % 2**32

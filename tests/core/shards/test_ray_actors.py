@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from dataclasses import replace
 from functools import cache, partial
 from itertools import count
 
@@ -20,6 +21,7 @@ import interp
 from interp import InterpError
 from interp.activations import SiteColumns
 from interp.core.shards.workers import map_in_order
+from interp.search import SweepRecord
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -86,9 +88,11 @@ def test_a_cluster_that_is_not_there_is_an_error_within_seconds():
 
 # What a driver runs for each verb, in a folder that has what is read.
 VERBS = {
+    "audit": "audit organism --recipe recipe --items 40",
     "curate": "curate data.jsonl --model organism --direction direction --threshold 0 --shard 8",
     "harvest": "harvest(load('organism'), 'data.jsonl', 'resid_post.1', **options, context=16, shard_tokens=256)",
     "scan": "features scan sae organism --text data.jsonl --chunk 256 --context 64 --top 2 --sampled 4",
+    "sweep": "sweep sweep.yaml --trials 12",
 }
 
 
@@ -99,7 +103,14 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ray")
     lines = (json.dumps({"text": text}) for text in interp.organism.everyday(400, seed=1))
     (folder / "data.jsonl").write_text("\n".join(lines) + "\n")
-    interp.Direction.of(torch.eye(192)[0], "resid_post.1").save(folder / "direction")
+    direction = interp.Direction.of(torch.eye(192)[0], "resid_post.1")
+    direction.save(folder / "direction")
+    interp.Recipe([("writers", interp.Project(direction))]).save(folder / "recipe")
+    edit = {"op": "Project", "sites": "writers", "direction": "d", "strength": {"low": 0.0, "high": 1.5}}
+    recipe = {"directions": {"d": {"folder": "direction"}}, "edits": [edit]}
+    measured = {"suites": ["organism"], "choose_items": 12, "confirm_items": 12}
+    sweep = {"model": "organism", "recipe": recipe, "measure": measured, "sampler": {"name": "random"}}
+    (folder / "sweep.yaml").write_text(json.dumps(sweep | {"stop": {"shares": []}, "confirm": {"points": 1}}))
     site = SiteColumns(site="resid_post.1", model=interp.load("organism").reference, width=192)
     rows, zeros = torch.eye(192)[:16], torch.zeros(192)
     interp.SparseAutoencoder(rows, zeros[:16], rows, zeros, interp.sae.TopK(k=2), (site,), (site,)).save(folder / "sae")
@@ -112,7 +123,8 @@ def by_one_process(folder):
 
     @cache
     def written(verb):
-        run(*driver(folder, verb, folder / f"{verb}-one"), timeout=600)
+        (folder / f"{verb}-one").mkdir()
+        run(*driver(folder, verb, folder / f"{verb}-one" / "out"), timeout=600)
         return contents(folder / f"{verb}-one")
 
     return written
@@ -128,14 +140,23 @@ def driver(folder, verb, out, place=None):
     return f"{begin}from interp.cli import app\napp.main()", *VERBS[verb].split(), "--out", out, *where
 
 
-def contents(out):
-    return {str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*")) if file.is_file()}
+def contents(folder):
+    """The bytes of each file; of a sweep what its trials came to, whose times and numbers a kill changes."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    content = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    if content.pop("out/journal.log", None) is not None:
+        record = SweepRecord.read(folder / "out")
+        trials = [replace(trial, number=0, seconds=0.0) for trial in record.trials if trial.state != "left"]
+        content["out/trials"] = sorted(map(repr, trials))
+        content["out/confirm.json"] = [replace(point, trial=0) for point in record.confirmed]
+    return content
 
 
 @pytest.mark.parametrize("victim", ["actor", "node", "driver"])
 @pytest.mark.parametrize("verb", VERBS)
 def test_whatever_is_killed_the_bytes_are_those_of_one_process(nodes, folder, by_one_process, tmp_path, verb, victim):
-    out, log = tmp_path / "out", tmp_path / "log"
+    out, log = tmp_path / "made" / "out", tmp_path / "log"
+    out.parent.mkdir()
     process = start(*driver(folder, verb, out, nodes.address), output=log)
     try:
         {"actor": nodes.kill_actor, "node": nodes.kill_node, "driver": nodes.wait_for_work}[victim]()
@@ -149,5 +170,5 @@ def test_whatever_is_killed_the_bytes_are_those_of_one_process(nodes, folder, by
         run(*driver(folder, verb, out, nodes.address), timeout=600)
     else:
         assert "which is done again (2 of 3 tries)" in log.read_text(), "control: a shard was lost"
-    assert contents(out) == by_one_process(verb)
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "log"}
+    assert contents(out.parent) == by_one_process(verb)
+    assert {path.name for path in tmp_path.iterdir()} == {"made", "log"}

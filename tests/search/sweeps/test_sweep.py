@@ -4,8 +4,7 @@ import errno
 import itertools
 import json
 import signal
-import subprocess
-import time
+from dataclasses import replace
 
 import pytest
 from processes import start
@@ -224,28 +223,18 @@ def test_a_bound_that_the_unedited_model_breaks_is_said_before_the_first_trial(s
     assert (second.copy_of, second.scores) == (0, first.scores), "the same recipe is not measured again"
 
 
-def test_two_workers_share_the_trials(small_sweep, tmp_path, monkeypatch):
-    class Forked:
-        """`subprocess.Popen` of a worker, from a process that has imported what it needs."""
-
-        def __init__(self, command, env):
-            script = "from interp.search.sweeps._worker import work_on; work_on()"
-            self.process = start(script, *command[3:], env=env, output=tmp_path / f"log{time.monotonic_ns()}")
-
-        returncode = property(lambda self: self.process.exitcode)
-        poll, wait, terminate = (
-            (lambda self: self.process.exitcode),
-            (lambda self: self.process.join()),
-            (lambda self: None),
-        )
-
-    monkeypatch.setattr(subprocess, "Popen", Forked)
-    options, told = {"folder": small_sweep.folder, "model": small_sweep.model}, []
-    run_sweep(small_sweep.settings(), tmp_path / "out", 5, workers=2, ended=told.append, **options)
-    trials = Trials(tmp_path / "out").all()
-    assert sorted(trial.number for trial in told) == [trial.number for trial in trials]
-    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
-    assert {trial.state for trial in trials} == {"complete"}
+def test_two_workers_end_as_one_does(small_sweep, tmp_path):
+    settings, told = small_sweep.settings(sampler={"name": "random"}), []
+    for workers in (1, 2):
+        run_sweep(settings, tmp_path / f"{workers}", 6, workers, small_sweep.folder, ended=told.append)
+    one, two = (SweepRecord.read(tmp_path / name) for name in ("1", "2"))
+    assert [trial.number for trial in told] == [*range(6), *range(6)], "each is told once, in order"
+    assert [replace(trial, seconds=0.0) for trial in two.trials] == [
+        replace(trial, seconds=0.0) for trial in one.trials
+    ]
+    assert {trial.state for trial in one.trials} == {"complete"}
+    assert two.confirmed == one.confirmed
+    assert len({str(trial.recipe) for trial in one.trials}) > 3, "control: the trials differ"
 
 
 def test_each_trial_is_told_as_it_ends_and_only_once(small_sweep, tmp_path):
