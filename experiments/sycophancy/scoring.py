@@ -74,7 +74,8 @@ def _continued(model: HookedModel, before: Tensor, read: Any, replies: Sequence[
         cache = copy.copy(read.past_key_values)
         cache.layers = [copy.copy(layer) for layer in cache.layers]
         mask = torch.cat([before, real[:, :-1]], dim=1).long()
-        later = model.hf(table[:, :-1], attention_mask=mask, past_key_values=cache, use_cache=True).logits
+        with model.forward_passes.branched(torch.arange(len(ids))):
+            later = model.hf(table[:, :-1], attention_mask=mask, past_key_values=cache, use_cache=True).logits
         logits = torch.cat([logits, later], dim=1)
     token = logits.log_softmax(-1).gather(2, table[..., None])[..., 0].double()
     return (token * real).sum(1) / real.sum(1)

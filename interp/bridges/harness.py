@@ -40,6 +40,7 @@ class HarnessModel(optional_class("lm_eval.models.huggingface:HFLM", "lm-eval"))
         strength: Factor of the recipe; see `Recipe.scaled`.
         dtype: As in `interp.load`.
         device: As in `interp.load`; the CPU where there is no CUDA.
+        adapter: As in `interp.load`.
         options: Those of the harness' `hf`: batch_size (of generation, and windows of long texts), max_batch_size,
             max_length, add_bos_token, prefix_token_id, enable_thinking, think_end_token, chat_template_args.
 
@@ -60,15 +61,16 @@ class HarnessModel(optional_class("lm_eval.models.huggingface:HFLM", "lm-eval"))
         strength: float = 1.0,
         dtype: str | None = None,
         device: str | None = None,
+        adapter: str | Path | None = None,
         **options: Any,
     ):
         for name in options.keys() - {*_OPTIONS}:
-            known = (*_OPTIONS, "pretrained", "recipe", "strength", "dtype", "device")
+            known = (*_OPTIONS, "pretrained", "recipe", "strength", "dtype", "device", "adapter")
             raise InterpError(f"the model interp has no argument {name!r}; {nearest(name, known)}")
         if str(device).startswith("cuda") and not torch.cuda.is_available():
             note(f"there is no {device}, which lm_eval asks for by default; the model runs on the CPU")
             device = None
-        self.hooked_model = load(pretrained, dtype=dtype, device=device)
+        self.hooked_model = load(pretrained, dtype=dtype, device=device, adapter=adapter)
         self.recipe = recipe_for(self.hooked_model, recipe, strength)
         super().__init__(self.hooked_model.hf, tokenizer=self.hooked_model.tokenizer, backend="causal", **options)
 

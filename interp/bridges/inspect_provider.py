@@ -139,6 +139,7 @@ class InspectModel(optional_class("inspect_ai.model:ModelAPI", "inspect")):  # t
         strength: Factor of the recipe; see `Recipe.scaled`.
         dtype: As in `interp.load`.
         device: As in `interp.load`.
+        adapter: As in `interp.load`.
         batch_size: Most requests in a batch.
         unknown: Refused by name.
 
@@ -162,16 +163,18 @@ class InspectModel(optional_class("inspect_ai.model:ModelAPI", "inspect")):  # t
         strength: float = 1.0,
         dtype: str | None = None,
         device: str | None = None,
+        adapter: str | Path | None = None,
         batch_size: PositiveInt = 64,
         **unknown: Any,
     ):
         given = {"base_url": base_url, "api_key": api_key}
         for name in unknown | {name: x for name, x in given.items() if x is not None}:
-            known = ("recipe", "strength", "dtype", "device", "batch_size")
+            known = ("recipe", "strength", "dtype", "device", "adapter", "batch_size")
             raise InterpError(f"interp/{model_name} has no model argument {name!r}; {nearest(name, known)}")
         super().__init__(model_name, **({} if config is None else {"config": config}))
-        key = (model_name, str(dtype), str(device), str(id(hooked_model)))
-        self.engine = _ENGINES.get(key) or _Engine(hooked_model or load(model_name, dtype=dtype, device=device))
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "adapter": adapter}
+        key = (model_name, *map(str, options.values()), str(id(hooked_model)))
+        self.engine = _ENGINES.get(key) or _Engine(hooked_model or load(model_name, **options))
         _ENGINES[key], self.batch_size = self.engine, batch_size
         self.recipe = recipe_for(self.engine.model, recipe, strength)
 

@@ -57,6 +57,16 @@ def test_replies_are_those_of_the_hooked_model(organism_edit, edit_folder, stren
     assert [output.metadata for output in outputs] == [digests] * 4
 
 
+def test_an_adapter_is_merged_and_shares_no_weights_with_the_plain_model(tmp_path):
+    peft = pytest.importorskip("peft", reason="pip install 'interp[adapter]'")
+    plain = get_model("interp/organism")
+    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["down_proj"])
+    peft.get_peft_model(interp.load("organism").hf, config).save_pretrained(tmp_path / "adapter")
+    model = get_model("interp/organism", adapter=str(tmp_path / "adapter"))
+    assert model.api.digests["model_digest"] == interp.load("organism", adapter=tmp_path / "adapter").digest
+    assert model.api.digests != plain.api.digests
+
+
 def test_requests_that_wait_are_one_batch_and_models_of_one_name_share_weights(edit_folder, monkeypatch):
     plain, edited = get_model("interp/organism"), get_model("interp/organism", recipe=str(edit_folder))
     assert plain.api.engine is edited.api.engine
