@@ -56,7 +56,7 @@ def main() -> None:
     some = held[:40]
     wordings(model, some, "As it comes")
     edges(model, held)
-    best = front(model, fit, held, texts(8 if small else 160, seed=1), 1 if small else args.steps, small)
+    best = front(model, fit, held, texts(16 if small else 160, seed=1), 1 if small else args.steps, small)
     exported(model, best)
     if not small:
         wordings(model, some, f"With heads scaled, strength {STRENGTH}", as_recipe(best))

@@ -33,7 +33,6 @@ from interp.auditing.conditions import (
     ModelCondition,
     ScoreCache,
     establish_recipe,
-    measure_scores,
     recipe_of_edit,
     require_comparable,
 )
@@ -261,29 +260,14 @@ def audit(
     if examples < 0:
         raise InterpError(f"examples is {examples}; expected a number of items per behaviour, or 0")
     edit = recipe_of_edit(after, recipe)
-    default = BASELINES if edit else ("prompt",) if after else ()
-    _require_distinct(behaviours)
-    instruction = instruction_against(behaviours) if instruction is None else instruction
-    if isinstance(after, HookedModel):
-        require_comparable(before, after, list(behaviours))
-    elif after is not None:
-        after.bind(before)  # raises for a recipe of another model, before anything is measured
-    plain = ModelCondition(before)
-    edited = (
-        ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after) if after else plain
-    )
-    names = list(default if baselines is None else baselines)
-    controls = baseline_conditions(before, edit, names, instruction, seed)
+    arms = audited_conditions(before, after, edit, behaviours, baselines, instruction, seed)
+    controls = list(arms)[2:]
     scores = cache if isinstance(cache, ScoreCache) else ScoreCache(cache)
-    remedy = f"continues from the scores in {scores.folder}" if scores.folder else "continues only with cache=FOLDER"
-    with on_interrupt(f"the same call {remedy}"):
-        pairs = list(product([plain, edited, *chain(*controls.values())], behaviours))
-        by_pair = zip(pairs, measure_scores(pairs, scores, workers), strict=True)
-    measured = {(condition, behaviour.name): known for (condition, behaviour), known in by_pair}
-    arms = {"before": [plain], "after": [edited]} | controls
+    with on_interrupt(scores.remedy):
+        scores.fill(list(product(chain(*arms.values()), behaviours)), workers)
     items, shown = dict[str, ItemScores](), list[AuditExample]()
     for behaviour in behaviours:
-        by_arm = {arm: [measured[x, behaviour.name] for x in group] for arm, group in arms.items()}
+        by_arm = {arm: [scores.scores(x, behaviour) for x in group] for arm, group in arms.items()}
         items[behaviour.name] = ItemScores.of(behaviour, by_arm)
         shown += _examples(behaviour, by_arm["before"][0], by_arm["after"][0])[:examples]
     rows = audit_rows(behaviours, items, seed)
@@ -296,13 +280,46 @@ def audit(
         baselines=tuple(baseline_of_scores(name, rows, items, seed) for name in controls),
         recipe=establish_recipe(before, after),
         suite=suite_digest(behaviours),
-        instruction=instruction if "prompt" in controls else "",
+        instruction=arms["prompt"][0].instruction if "prompt" in arms else "",
         seed=seed,
         versions=versions(),
         edit="weights" if isinstance(after, HookedModel) else "hooks" if after else "none",
         items=items,
         measured=min(scores.day(x, behaviour) for x in chain(*arms.values()) for behaviour in behaviours),
     )
+
+
+def audited_conditions(
+    before: HookedModel,
+    after: HookedModel | Recipe | None,
+    edit: Recipe | None,
+    behaviours: Sequence[Behaviour],
+    baselines: Iterable[str] | None,
+    instruction: str | None,
+    seed: int,
+) -> dict[str, list[ModelCondition]]:
+    """What an audit measures: `before`, `after`, and the conditions of each baseline by its name.
+
+    Args:
+        edit: The recipe that `after` is or was made with, if it is known.
+        before, after, behaviours, baselines, instruction, seed: As in `audit`.
+
+    Raises:
+        InterpError: As `audit`, before anything is measured.
+    """
+    _require_distinct(behaviours)
+    if isinstance(after, HookedModel):
+        require_comparable(before, after, list(behaviours))
+    elif after is not None:
+        after.bind(before)  # raises for a recipe of another model
+    plain = ModelCondition(before)
+    edited = (
+        ModelCondition(after) if isinstance(after, HookedModel) else ModelCondition(before, after) if after else plain
+    )
+    default = BASELINES if edit else ("prompt",) if after else ()
+    names = list(default if baselines is None else baselines)
+    against = instruction_against(behaviours) if instruction is None else instruction
+    return {"before": [plain], "after": [edited]} | baseline_conditions(before, edit, names, against, seed)
 
 
 def suite_digest(behaviours: Iterable[Behaviour | AuditRow]) -> str:

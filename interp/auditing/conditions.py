@@ -144,6 +144,12 @@ class ScoreCache(Displayed):
     def _card(self) -> Card:
         return str(self.folder or "in memory"), [("scores in memory", len(self._memory))]
 
+    @property
+    def remedy(self) -> str:
+        """What to do when what measures is stopped."""
+        place = f"from the scores in {self.folder}" if self.folder else "only with cache=FOLDER"
+        return f"the same call continues {place}"
+
     def get(self, condition: ModelCondition, behaviour: Behaviour) -> Scores | None:
         """The scores of a behaviour under a condition; None, with a note, where their file was changed."""
         return self._stored(_key(condition, behaviour), behaviour)
@@ -169,6 +175,30 @@ class ScoreCache(Displayed):
         self._memory[sha256_json(key)] = stored
         return stored
 
+    def fill(
+        self, pairs: Sequence[tuple[ModelCondition, Behaviour]], workers: int | str = 1, title: str = "audit"
+    ) -> None:
+        """Measure and store what is not stored yet.
+
+        Args:
+            pairs: Each condition with a behaviour.
+            workers: Processes that measure side by side, each with the models from their files; one measures in this
+                process. A text is the address of a Ray cluster.
+            title: What progress calls it.
+
+        Raises:
+            InterpError: As `ModelCondition.scores`; or a worker has another model, or reads text in another way.
+        """
+        missing = {sha256_json(_key(*pair)): pair for pair in pairs if self.get(*pair) is None}
+        if not missing:
+            return
+        models = list(dict.fromkeys(condition.model for condition, _ in missing.values()))
+        opened = (lambda: models) if workers == 1 else partial(_reloaded, [reloader(model) for model in models])
+        jobs = [_Job(name, models.index(x.model), x.recipe, x.instruction, y) for name, (x, y) in missing.items()]
+        tracked = track(jobs, title, size=lambda job: len(job.behaviour), unit="items")
+        for job, scores in map_in_order(opened, _scores, tracked, workers, models[0].device.type):
+            self.keep(*missing[job.name], scores)
+
     def _stored(self, key: dict[str, str], behaviour: Behaviour) -> Scores | None:
         name = sha256_json(key)
         file = None if self.folder is None else self.folder / f"{name}.json"
@@ -179,31 +209,6 @@ class ScoreCache(Displayed):
                 self._changed.add(file)
                 note(f"{file}: not the scores that were stored ({problem}); {behaviour.name} is measured again")
         return self._memory.get(name)
-
-
-def measure_scores(
-    pairs: Sequence[tuple[ModelCondition, Behaviour]], cache: ScoreCache, workers: int | str = 1, title: str = "audit"
-) -> list[Scores]:
-    """The scores of behaviours under conditions; what the cache does not hold yet is measured, and kept in it.
-
-    Args:
-        pairs: Each condition with a behaviour.
-        cache: Where scores are kept.
-        workers: Processes that measure side by side, each with the models from their files; one measures here. A text
-            is the address of a Ray cluster.
-        title: What progress calls it.
-
-    Raises:
-        InterpError: As `ModelCondition.scores`; or a worker has another model, or reads text in another way.
-    """
-    missing = {sha256_json(_key(*pair)): pair for pair in pairs if cache.get(*pair) is None}
-    models = list(dict.fromkeys(condition.model for condition, _ in missing.values()))
-    opened = (lambda: models) if workers == 1 else partial(_reloaded, [reloader(model) for model in models])
-    jobs = [_Job(name, models.index(x.model), x.recipe, x.instruction, y) for name, (x, y) in missing.items()]
-    tracked = track(jobs, title, size=lambda job: len(job.behaviour), unit="items")
-    for job, scores in map_in_order(opened, _scores, tracked, workers, models[0].device.type if models else "cpu"):
-        cache.keep(*missing[job.name], scores)
-    return [cache.scores(*pair) for pair in pairs]
 
 
 @dataclass(frozen=True)

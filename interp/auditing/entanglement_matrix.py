@@ -10,19 +10,19 @@ may have removed one cause, or two.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from interp.auditing.auditor import Audit, audit
+from interp.auditing.auditor import Audit, audit, audited_conditions
 from interp.auditing.baselines import BASELINES
 from interp.auditing.behaviours import Behaviour, Kind, Unit
 from interp.auditing.conditions import ScoreCache
 from interp.auditing.statistics.comparison import Estimate
 from interp.auditing.statistics.significance import holm
 from interp.core.display import Card, Displayed, displayed, html_table
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.files import sha256_json, write_json
-from interp.core.progress import track
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
 
@@ -161,10 +161,12 @@ def entanglement(
     """
     require_names(recipes)
     kept, names = cache if isinstance(cache, ScoreCache) else ScoreCache(cache), tuple(baselines)
-    options: dict[str, Any] = {"seed": seed, "instruction": instruction, "cache": kept, "workers": workers}
+    arms = [audited_conditions(model, x, x, behaviours, names, instruction, seed) for x in recipes.values()]
+    with on_interrupt(kept.remedy):
+        kept.fill(list(product(chain(*(chain(*each.values()) for each in arms)), behaviours)), workers)
     audits = {
-        name: audit(model, recipe, behaviours, baselines=names, **options)
-        for name, recipe in track(recipes.items(), "entanglement", unit="edits")
+        name: audit(model, recipe, behaviours, seed=seed, baselines=names, instruction=instruction, cache=kept)
+        for name, recipe in recipes.items()
     }
     return displayed((Entanglement.of(audits), audits))
 

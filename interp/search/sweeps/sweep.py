@@ -15,13 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from interp.auditing._random_recipes import randomise
-from interp.auditing.conditions import ModelCondition, ScoreCache, measure_scores
+from interp.auditing.behaviours import Behaviour
+from interp.auditing.conditions import ModelCondition, ScoreCache
 from interp.core.config import differences
 from interp.core.display import plural
 from interp.core.errors import DISK_REMEDY, InterpError, first_line, is_of_disk, note, on_interrupt
@@ -255,15 +257,11 @@ def confirm(work: Workbench, done: Sequence[SweepTrial], workers: int | str = 1)
     for point in ranked:
         arms[point.number] = recipe = work.build(point.recipe)
         arms |= {(point.number, n): randomise(recipe, work.model, work.settings.seed + n) for n in range(wanted.draws)}
-    jobs = [(arm, behaviour) for arm in arms for behaviour in behaviours.values()]
-    pairs = [(ModelCondition(work.model, arms[arm]), behaviour) for arm, behaviour in jobs]
-    scores: dict[object, Scored] = {arm: {} for arm in [*arms, "no-op"]}
-    for (arm, behaviour), measured in zip(jobs, measure_scores(pairs, work.cache, workers, "confirm"), strict=True):
-        scores[arm][behaviour.name] = list(measured.values)
-    if ranked:  # measured although the unedited model was
-        unedited = [(ModelCondition(work.model), behaviour) for behaviour in behaviours.values()]
-        again = measure_scores(unedited, ScoreCache(), title="confirm")
-        scores["no-op"] = {name: list(x.values) for name, x in zip(behaviours, again, strict=True)}
+    conditions = {arm: ModelCondition(work.model, recipe) for arm, recipe in arms.items()}
+    work.cache.fill(list(product(conditions.values(), behaviours.values())), workers, "confirm")
+    scores = {arm: _scored(condition, behaviours, work.cache) for arm, condition in conditions.items()}
+    # Measured although the unedited model was
+    no_op = _scored(conditions["unedited"], behaviours, ScoreCache()) if ranked else {}
     goals = replace(work.goals, behaviours=behaviours)
     confirmed = tuple(
         confirmed_point(
@@ -272,7 +270,7 @@ def confirm(work: Workbench, done: Sequence[SweepTrial], workers: int | str = 1)
             (base, point.scores),
             (scores["unedited"], scores[point.number]),
             [scores[point.number, n] for n in range(wanted.draws)],
-            scores["no-op"],
+            no_op,
             len(ranked),
             work.settings.seed,
         )
@@ -280,6 +278,10 @@ def confirm(work: Workbench, done: Sequence[SweepTrial], workers: int | str = 1)
     )
     write_confirmed(work.out, confirmed)
     return confirmed
+
+
+def _scored(condition: ModelCondition, behaviours: Mapping[str, Behaviour], cache: ScoreCache) -> Scored:
+    return {name: list(cache.scores(condition, behaviour).values) for name, behaviour in behaviours.items()}
 
 
 def _require_valid_point(settings: SweepFile) -> None:

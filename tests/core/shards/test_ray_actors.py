@@ -55,7 +55,8 @@ def test_the_work_of_an_actor_that_ends_is_done_again_twice(nodes, tmp_path, cap
     assert results == [3 * item for item in range(12)]
     log = [line for line in capfd.readouterr().err.splitlines() if line.startswith("interp: an actor")]
     assert len(log) == 1
-    assert log[0].endswith("in shard 5, which is done again (2 of 3 tries)")
+    lost = [4, 5]  # the result of 4 may still have been on its way
+    assert any(log[0].endswith(f"in shard {number}, which is done again (2 of 3 tries)") for number in lost)
     with pytest.raises(InterpError, match="in shard 5, as 2 did before, perhaps for lack of memory"):
         list(map_in_order(worked.opened, worked.dies, range(12), nodes.address))
 
