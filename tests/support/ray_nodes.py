@@ -10,10 +10,10 @@ _NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 
 
 class TwoNodes:
-    """Two nodes with a processor each; the driver is connected to neither."""
+    """Two nodes, the first with one processor; the driver is connected to neither."""
 
-    def __init__(self, cluster):
-        self._cluster, self._second = cluster, cluster.add_node(**_NODE)
+    def __init__(self, cluster, processors):
+        self._cluster, self._second = cluster, cluster.add_node(**_NODE | {"num_cpus": processors})
         self.address = cluster.address
 
     def wait_for_work(self):
@@ -28,13 +28,17 @@ class TwoNodes:
         """Kill the second node while its actor has a shard in work, and start another in its place."""
         raylet = self._second.all_processes["raylet"][0].process.pid
         _until(lambda: [pid for pid, title in _workers() if title.endswith(".work") and _parent(pid) == raylet])
-        self._cluster.remove_node(self._second, allow_graceful=False)
+        self.remove_node()
         self._second = self._cluster.add_node(**_NODE)
+
+    def remove_node(self):
+        """Kill the second node."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
 
 
 @contextmanager
-def two_nodes():
-    """The cluster, for as long as the block lasts."""
+def two_nodes(processors=1):
+    """The cluster, for as long as the block lasts; the second node has so many processors."""
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would take minutes on a busy machine
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error", "PYTHONPATH": path}
@@ -42,7 +46,7 @@ def two_nodes():
 
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **_NODE})
     try:
-        yield TwoNodes(cluster)
+        yield TwoNodes(cluster, processors)
     finally:
         cluster.shutdown()
 

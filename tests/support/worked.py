@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 
 def opened():
@@ -21,6 +22,24 @@ def product(factor, item):
     if item < 0:
         raise ValueError(f"{item} is negative")
     return factor * item, os.getpid()
+
+
+def sleeps(factor, item):
+    """An item after so many seconds."""
+    time.sleep(item)
+    return item
+
+
+class Peculiar(Exception):
+    """It can be pickled, and not unpickled."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+def raises_what_cannot_be_sent(factor, item):
+    """An error whose class takes more than its text."""
+    raise Peculiar("this", "that")
 
 
 def dies(factor, item):

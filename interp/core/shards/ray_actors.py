@@ -7,8 +7,8 @@
 3. Results are given in the order of the shards. Whoever reads them keeps the ledger, as it does with one process (a
    manifest, a table, a journal), so that what it writes has the same bytes, and the same call continues it.
 4. An actor that ends, by itself or with its node, loses the shard that it had in work. It is noted on standard error
-   which shard that is, another actor does it again, and a new actor is started where there is room. The third time that
-   a shard ends its actor is an error.
+   which shard that is, and a new actor is started where there is room. The shard is done again by an actor that has
+   answered since then: others may have ended at the same time. The third time that a shard ends its actor is an error.
 5. Actors end with the process that started them. It loses the shards that were in work, at most two for each actor.
 
 The method is that of Moritz et al. 2018, "Ray: a distributed framework for emerging AI applications"
@@ -20,6 +20,7 @@ place of an actor that ended. A cluster without room for an actor is waited for.
 """
 
 import os
+import pickle
 import platform
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -105,6 +106,7 @@ class _Shard:
     number: int
     item: Any = None
     ends: int = 0  # how many actors ended at it
+    loss: int = 0  # the number of the last one among all that ended
     result: Any = None
     problem: Exception | None = None
     is_done: bool = False
@@ -114,6 +116,7 @@ class _Shard:
 class _Actor:
     handle: Any
     host: str = ""  # once it is open
+    heard: int = 0  # how many actors had ended when it last answered
     in_work: list[_Shard] = field(default_factory=list)
 
 
@@ -123,7 +126,7 @@ class _Pool:
     def __init__(self, ray: Any, given: Any, device: str):
         import torch
 
-        self._ray, self._given, self._opening = ray, given, _Shard(0)
+        self._ray, self._given, self._losses, self._unopened = ray, given, 0, 0
         resource = "GPU" if device == "cuda" else "CPU"
         has = [node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"]]
         share = 1 if device == "cuda" else int(min(torch.get_num_threads(), max(has)))
@@ -131,12 +134,11 @@ class _Pool:
         if not self.size:
             raise InterpError(f"no node of the Ray cluster has a {resource}; give a cluster that has one")
         self._options = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": share}
-        self._threads, self._class = int(share), ray.remote(_Worker)
-        self._calls: dict[Any, tuple[_Actor, _Shard]] = {}  # by the reference of what they will return
+        self._threads, self._class = torch.get_num_threads() if device == "cuda" else share, ray.remote(_Worker)
+        # By the reference of what they will return: the actor, and its shard. None: it opens, or says that it is there.
+        self._calls: dict[Any, tuple[_Actor, _Shard | None]] = {}
         self._actors: list[_Actor] = []
         self._queue, self._waited = deque[_Shard](), False
-        for _ in range(self.size):
-            self._start()
 
     def run(self, items: Iterable[Item]) -> Iterator[tuple[Item, Any]]:
         """Each item with its result, in order."""
@@ -145,9 +147,11 @@ class _Pool:
             for number, item in islice(rest, _AHEAD * self.size - len(shards)):
                 shards.append(_Shard(number, item))
                 self._queue.append(shards[-1])
-            self._hand_out()
             if not shards:
                 return
+            while len(self._actors) < min(self.size, len(shards)):
+                self._start()
+            self._hand_out()
             if shards[0].is_done:
                 if (shard := shards.popleft()).problem is not None:
                     raise shard.problem
@@ -163,16 +167,18 @@ class _Pool:
     def _start(self) -> None:
         actor = _Actor(self._class.options(**self._options).remote())
         self._actors.append(actor)
-        self._calls[actor.handle.open.remote(self._given, version("interp"), os.getcwd(), self._threads)] = (
-            actor,
-            self._opening,
-        )
+        settings = {name: value for name, value in os.environ.items() if name.startswith("INTERP_")}
+        call = actor.handle.open.remote(self._given, version("interp"), os.getcwd(), self._threads, settings)
+        self._calls[call] = actor, None
 
     def _hand_out(self) -> None:
-        free = [actor for actor in self._actors if actor.host]
-        while self._queue and free and len((least := min(free, key=lambda x: len(x.in_work))).in_work) < _AHEAD:
-            shard = self._queue.popleft()
-            least.in_work.append(shard)
+        while self._queue:
+            shard = self._queue[0]
+            free = [x for x in self._actors if x.host and x.heard >= shard.loss and len(x.in_work) < _AHEAD]
+            if not free:
+                return
+            least = min(free, key=lambda x: len(x.in_work))
+            least.in_work.append(self._queue.popleft())
             self._calls[least.handle.work.remote(shard.item)] = least, shard
 
     def _wait(self) -> None:
@@ -189,40 +195,54 @@ class _Pool:
             except exceptions.RayTaskError as raised:  # what cannot be sent, or is not installed there
                 raise InterpError(f"a Ray actor: {first_line(raised.cause or raised)}") from raised
             except exceptions.RayError as lost:
-                self._replace(actor, shard, lost)
+                self._replace(actor, lost)
                 continue
-            if shard is not self._opening:
+            actor.heard = self._losses
+            if shard is not None:
                 actor.in_work.remove(shard)
                 shard.result, shard.problem, shard.is_done = result, problem, True
             elif problem is not None:
                 raise problem
             else:
-                actor.host, shard.ends = result, 0
+                actor.host, self._unopened = result, 0
 
-    def _replace(self, actor: _Actor, shard: _Shard, lost: Exception) -> None:
+    def _replace(self, actor: _Actor, lost: Exception) -> None:
         """Start another actor, and put what the one that ended had in work at the head of the queue."""
-        shard = actor.in_work[0] if actor.in_work else shard
-        shard.ends += 1
+        self._losses += 1
         place = f"an actor{actor.host and ' on '}{actor.host} ended ({type(lost).__name__})"
-        what = "as it opened the model or files" if shard is self._opening else f"in shard {shard.number}"
-        if shard.ends >= _TRIES:
-            raise InterpError(f"{place} {what}, as {_TRIES - 1} did before, perhaps for lack of memory; see Ray's logs")
-        note(f"{place} {what}, which is done again ({shard.ends + 1} of {_TRIES} tries)")
+        if actor.in_work:
+            shard = actor.in_work[0]
+            shard.ends, shard.loss = shard.ends + 1, self._losses
+            what, tries, most = f"in shard {shard.number}, which is done again", shard.ends, _TRIES
+        elif actor.host:
+            what, tries, most = "without work", 0, 1
+        else:
+            self._unopened += 1
+            what, tries, most = "as it opened the model or files", self._unopened, _TRIES * self.size
+        if tries >= most:
+            before = f"{what.partition(',')[0]}, as {tries - 1} did before, perhaps for lack of memory"
+            raise InterpError(f"{place} {before}; see Ray's logs")
+        note(f"{place} {what}" + (f" ({tries + 1} of {most} tries)" if tries else ""))
         self._ray.kill(actor.handle)
         self._actors.remove(actor)
         self._calls = {key: call for key, call in self._calls.items() if call[0] is not actor}
         self._queue.extendleft(reversed(actor.in_work))
+        for other in self._actors:
+            if other.host and not other.in_work:
+                self._calls[other.handle.answer.remote()] = other, None
         self._start()
 
 
 class _Worker:
     """What runs in an actor. An exception is returned, since Ray would put its trace into the message."""
 
-    def open(self, given: tuple[Any, Any], driver: str, folder: str, threads: int) -> tuple[str, Exception | None]:
+    def open(
+        self, given: tuple[Any, Any], driver: str, folder: str, threads: int, settings: dict[str, str]
+    ) -> tuple[str, Exception | None]:
         """Open what is worked with, in the driver's folder; returns the name of the machine."""
         import torch
 
-        os.environ["INTERP_PROGRESS"] = "0"
+        os.environ.update(settings | {"INTERP_PROGRESS": "0"})
         torch.set_num_threads(threads)
         try:
             if (here := version("interp")) != driver:
@@ -232,7 +252,11 @@ class _Worker:
             os.chdir(folder)
             self._opened, self._work = given[0](), given[1]
         except Exception as problem:
-            return "", _traced(problem)
+            return "", sendable(problem)
+        return self.answer()
+
+    def answer(self) -> tuple[str, Exception | None]:
+        """The name of the machine, which says that the actor is there."""
         return platform.node() or "a node", None
 
     def work(self, item: Any) -> tuple[Any, Exception | None]:
@@ -240,9 +264,16 @@ class _Worker:
         try:
             return self._work(self._opened, item), None
         except Exception as problem:
-            return None, _traced(problem)
+            return None, sendable(problem)
 
 
-def _traced(problem: Exception) -> Exception:
+def sendable(problem: Exception) -> Exception:
+    """An exception of a worker with its trace as a note, or another of its text where it cannot be pickled."""
     problem.add_note(format_exc())
+    try:
+        pickle.loads(pickle.dumps(problem))
+    except Exception:
+        other = InterpError(f"{type(problem).__name__}: {first_line(problem)}")
+        other.add_note(format_exc())
+        return other
     return problem

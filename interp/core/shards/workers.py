@@ -2,8 +2,9 @@
 
 Each process opens what it works with once, from what is pickled. Two items for each process are read ahead, so that
 memory does not grow with their number. An error of a process is raised here. A process that ends, killed or for lack of
-memory, loses what is in work: other processes do it again, and the second time that they get no further is an error. On
-a cluster the same is done by `ray_actors`.
+memory, loses what is in work: other processes do it again, and the second time that they get no further is an error.
+Processes are killed as soon as nobody reads on. They do not import the script that started this process, which needs no
+`if __name__ == "__main__":`. On a cluster the same is done by `ray_actors`.
 """
 
 import os
@@ -15,19 +16,21 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process, spawn
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import cloudpickle
 
 from interp.core.errors import InterpError, note
-from interp.core.shards.ray_actors import map_with_actors
+from interp.core.shards.ray_actors import map_with_actors, sendable
 
 Opened = TypeVar("Opened")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 2  # items in work for each process
-_OPENED: list[Any] = []  # in a worker: what opens, then what it opened
+_OPENED: list[Any] = []  # in a worker: what is to be opened, then what was opened and the work
 
 
 def map_in_order(
@@ -63,15 +66,15 @@ def map_in_order(
         opened = open_()
         yield from ((item, work(opened, item)) for item in items)
         return
-    opening, rest, waiting, stuck = cloudpickle.dumps(open_), iter(items), deque[Item](), False
+    opening, rest, waiting, stuck = cloudpickle.dumps((open_, work)), iter(items), deque[Item](), False
     while True:
         with _pool(opening, workers) as pool:
             try:
-                futures = deque[Future[bytes]](pool.submit(_work, work, cloudpickle.dumps(item)) for item in waiting)
+                futures = deque[Future[bytes]](pool.submit(_work, cloudpickle.dumps(item)) for item in waiting)
                 while True:
                     for item in islice(rest, _AHEAD * workers - len(waiting)):
                         waiting.append(item)
-                        futures.append(pool.submit(_work, work, cloudpickle.dumps(item)))
+                        futures.append(pool.submit(_work, cloudpickle.dumps(item)))
                     if not waiting:
                         return
                     result, stuck = pickle.loads(futures.popleft().result()), False
@@ -82,14 +85,33 @@ def map_in_order(
                 stuck = True
                 note("a process ended; what it did is done again")
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for process in list((pool._processes or {}).values()):  # which would finish what they have in work
+                    process.kill()
+
+
+class _Process(ForkServerProcess):
+    """A process that does not run the main script again."""
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        prepared = spawn.get_preparation_data
+
+        def without_script(name: str) -> dict[str, Any]:
+            return {key: value for key, value in prepared(name).items() if not key.startswith("init_main")}
+
+        with patch.object(spawn, "get_preparation_data", without_script):
+            return ForkServerProcess._Popen(process_obj)
+
+
+class _Context(ForkServerContext):
+    Process = _Process
 
 
 def _pool(opening: bytes, workers: int) -> ProcessPoolExecutor:
     import torch
 
     given = (opening, max(1, torch.get_num_threads() // workers))
-    return ProcessPoolExecutor(workers, get_context("forkserver"), _start, given)
+    return ProcessPoolExecutor(workers, _Context(), _start, given)
 
 
 def _start(opening: bytes, threads: int) -> None:
@@ -108,7 +130,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _work(work: Callable[[Any, Any], Any], item: bytes) -> bytes:
-    if len(_OPENED) == 1:  # here, so that an error is raised as one of the work
-        _OPENED.append(pickle.loads(_OPENED[0])())
-    return pickle.dumps(work(_OPENED[1], pickle.loads(item)))
+def _work(item: bytes) -> bytes:
+    try:
+        if len(_OPENED) == 1:  # here, so that an error is raised as one of the work
+            open_, work = pickle.loads(_OPENED[0])
+            _OPENED[:] = [open_(), work]
+        opened, work = _OPENED
+        return cloudpickle.dumps(work(opened, pickle.loads(item)))
+    except Exception as problem:
+        raise sendable(problem) from problem

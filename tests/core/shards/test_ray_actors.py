@@ -61,6 +61,19 @@ def test_the_work_of_an_actor_that_ends_is_done_again_twice(nodes, tmp_path, cap
         list(map_in_order(worked.opened, worked.dies, range(12), nodes.address))
 
 
+def test_a_node_that_ends_with_many_actors_is_one_end_for_a_shard(capfd):
+    pytest.importorskip("ray", reason="pip install 'interp[ray]'")
+    seconds = [1.0] * 30 + [20.0] * 2  # for the last two, most actors are idle
+    with two_nodes(processors=5) as nodes:
+        pairs = map_in_order(worked.opened, worked.sleeps, seconds, nodes.address)
+        several = [next(pairs) for _ in range(30)]
+        time.sleep(4)
+        nodes.remove_node()
+        several += list(pairs)
+    assert several == [(item, item) for item in seconds]
+    assert "(3 of 3 tries)" not in capfd.readouterr().err
+
+
 def test_errors_of_actors_are_raised_here(nodes):
     with pytest.raises(InterpError, match="no file is there") as caught:
         list(map_in_order(worked.cannot_open, worked.product, range(3), nodes.address))
@@ -68,6 +81,8 @@ def test_errors_of_actors_are_raised_here(nodes):
     with pytest.raises(ValueError, match="-1 is negative") as caught:
         list(map_in_order(worked.opened, worked.product, [2, -1], nodes.address))
     assert "worked.py" in caught.value.__notes__[0], "where it was raised"
+    with pytest.raises(InterpError, match="Peculiar: this and that"):
+        list(map_in_order(worked.opened, worked.raises_what_cannot_be_sent, range(3), nodes.address))
     with pytest.raises(InterpError, match="no node of the Ray cluster has a GPU"):
         list(map_in_order(worked.opened, worked.product, range(3), nodes.address, "cuda"))
 

@@ -1,6 +1,9 @@
 """Items come back in order with their results, from several processes, of which some end."""
 
 import os
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import count
 
@@ -46,3 +49,25 @@ def test_errors_of_processes_are_raised_here():
         list(map_in_order(worked.opened, worked.product, [2, -1], workers=2))
     with pytest.raises(InterpError, match="workers is 0; expected at least 1"):
         list(map_in_order(worked.opened, worked.product, range(3), workers=0))
+    with pytest.raises(InterpError, match="Peculiar: this and that") as caught:
+        list(map_in_order(worked.opened, worked.raises_what_cannot_be_sent, range(3), workers=2))
+    assert "worked.py" in caught.value.__notes__[0], "where it was raised"
+
+
+def test_processes_end_at_once_when_nobody_reads_on():
+    began, pairs = time.monotonic(), map_in_order(worked.opened, worked.sleeps, [0, 90, 90, 90], workers=2)
+    assert next(pairs) == (0, 0)
+    pairs.close()
+    assert time.monotonic() - began < 60
+
+
+def test_a_script_needs_no_guard_and_may_give_its_own_functions(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from interp.core.shards.workers import map_in_order\n"
+        "class Product:\n    def __init__(self, of): self.of = of\n"
+        "pairs = map_in_order(lambda: 3, lambda opened, item: Product(opened * item), range(4), workers=2)\n"
+        "print([isinstance(result, Product) and result.of for _, result in pairs])\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[0, 3, 6, 9]\n", "")
