@@ -20,6 +20,7 @@ checksums are compared when they are read.
 
 import os
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -223,12 +224,12 @@ class _Harvest:
             self.save()  # the workers do not mark the folder as a store
         opened = (lambda: writer) if workers == 1 else writer.elsewhere()
         device = writer.passes.model.device.type
-        pairs = map_in_order(opened, ShardWriter.write, self._tasks(groups, reading), workers, device)
-        for task, shard in _tracked(pairs, left, "tokens" if tokens or not in_corpus else "documents"):
-            self.folder.add(shard)
-            shards.append(shard)
-            self.save()
-            record_of(self.folder.path, task.name).unlink(missing_ok=True)
+        with closing(map_in_order(opened, ShardWriter.write, self._tasks(groups, reading), workers, device)) as pairs:
+            for task, shard in _tracked(pairs, left, "tokens" if tokens or not in_corpus else "documents"):
+                self.folder.add(shard)
+                shards.append(shard)
+                self.save()
+                record_of(self.folder.path, task.name).unlink(missing_ok=True)
         if self.whole:
             note(f"opened the finished harvest in {self.folder}; overwrite=True starts anew")
         else:

@@ -196,14 +196,23 @@ def _start_copy(x: Tensor) -> Tensor:
 
 
 def reloader(model: HookedModel) -> Callable[[], HookedModel]:
-    """What loads the same model in another process, from its files: same weights, dtype, device and chat options."""
-    options: dict[str, Any] = {"dtype": model.dtype, "device": model.device, "revision": model.revision}
-    options |= {"template": model.template_variables or None, "date": model.date}
-    return partial(_reload, model.source or model.name, model.reference, options)
+    """What loads the same model in another process, from its files: same weights, dtype, device and chat options.
+
+    Raises:
+        InterpError: The model is inside a `hooked` block, which other processes know nothing of.
+    """
+    if model.is_hooked:
+        raise InterpError("the model is inside a hooked block, and workers load it without hooks; leave the block")
+    options: dict[str, Any] = {"model": model.source or model.name, "dtype": model.dtype, "device": model.device}
+    if model.tokenizer is not None:
+        options |= {"template": model.template_variables or None, "date": model.date}
+    return partial(_reload, model.reference, options | model.load_options)
 
 
-def _reload(source: str, reference: ModelReference, options: dict[str, Any]) -> HookedModel:
+def _reload(reference: ModelReference, options: dict[str, Any]) -> HookedModel:
+    if options["device"].type == "cuda" and (options["device"].index or 0) >= torch.cuda.device_count():
+        options = options | {"device": "cuda"}  # the one GPU of an actor
     with located("a worker loads the model from its files", "; save a model that was changed in memory first"):
-        model = load(source, **options)
+        model = load(**options)
         reference.check(model.reference, "this work")
     return model

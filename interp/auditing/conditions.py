@@ -20,7 +20,7 @@ last digits between devices and versions of torch; use a separate cache folder f
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -165,7 +165,7 @@ class ScoreCache(Displayed):
     def keep(self, condition: ModelCondition, behaviour: Behaviour, measured: Scores) -> Scores:
         """Store what was measured today; returns it as it is stored."""
         key = _key(condition, behaviour)
-        stored = replace(measured, replies=()) if behaviour.secret else measured
+        stored = _without_secrets(measured, behaviour)
         day = self._days[sha256_json(key)] = today().isoformat()
         # A judge that failed may respond when the audit runs again, which then measures these items again.
         if self.folder is not None and not stored.missing:
@@ -195,9 +195,13 @@ class ScoreCache(Displayed):
         models = list(dict.fromkeys(condition.model for condition, _ in missing.values()))
         opened = (lambda: models) if workers == 1 else partial(_reloaded, [reloader(model) for model in models])
         jobs = [_Job(name, models.index(x.model), x.recipe, x.instruction, y) for name, (x, y) in missing.items()]
-        tracked = track(jobs, title, size=lambda job: len(job.behaviour), unit="items")
-        for job, scores in map_in_order(opened, _scores, tracked, workers, models[0].device.type):
-            self.keep(*missing[job.name], scores)
+        sizes = {job.name: len(job.behaviour) for job in jobs}
+        # In this process a behaviour's own progress counts, too
+        items = track(jobs, title, size=lambda job: sizes[job.name], unit="items") if workers == 1 else jobs
+        with closing(map_in_order(opened, _scores, items, workers, models[0].device.type)) as measured:
+            total, size = sum(sizes.values()), lambda pair: sizes[pair[0].name]
+            for job, scores in measured if workers == 1 else track(measured, title, total, size, "items"):
+                self.keep(*missing[job.name], scores)
 
     def _stored(self, key: dict[str, str], behaviour: Behaviour) -> Scores | None:
         name = sha256_json(key)
@@ -231,7 +235,11 @@ def _scores(models: Sequence[HookedModel], job: _Job) -> Scores:
     if sha256_json(_key(condition, job.behaviour)) != job.name:
         problem = f"behaviour {job.behaviour.name!r}: a worker has another model, recipe or chat template"
         raise InterpError(f"{problem} than this process; give it the same version of interp and the same files")
-    return condition.scores(job.behaviour)
+    return _without_secrets(condition.scores(job.behaviour), job.behaviour)
+
+
+def _without_secrets(scores: Scores, behaviour: Behaviour) -> Scores:
+    return replace(scores, replies=()) if behaviour.secret else scores
 
 
 def _key(condition: ModelCondition, behaviour: Behaviour) -> dict[str, str]:

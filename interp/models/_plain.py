@@ -68,6 +68,7 @@ class PlainModel(PromptedModel):
         self.source = source
         self.revision = revision
         self.template_variables = {}
+        self.load_options: dict[str, Any] = {}  # with which `load` makes it again
         self.forward_passes = ForwardPasses()
         self._digests = Digests()
         self._open: list[bool] = []  # for each open `hooked` block: whether it acts on each token independently

@@ -139,6 +139,10 @@ def load(
     """
     hub_options = {"revision": revision, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
     loaded = _load(model, dtype, device, tokenizer, hub_options)
+    if isinstance(model, str | Path):
+        options = {"tokenizer": tokenizer, "trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        given = {name: value for name, value in options.items() if value}
+        loaded.load_options = {"model": loaded.source, "revision": loaded.revision, "adapter": adapter} | given
     if adapter is not None:
         names = (loaded.name, loaded.config.name_or_path or loaded.name)
         loaded.hf = merge_adapter(loaded.hf, adapter, names)

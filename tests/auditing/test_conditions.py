@@ -13,6 +13,7 @@ import torch
 
 import interp
 from interp import InterpError, Project, Recipe
+from interp.activations.token_rows import reloader
 from interp.auditing.auditor import audit
 from interp.auditing.behaviours import Behaviour, Scores
 from interp.auditing.conditions import ModelCondition, ScoreCache
@@ -318,6 +319,28 @@ def test_workers_measure_what_one_process_does(base, tmp_path):
     scores = [{file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("1", "2")]
     assert scores[0] == scores[1]
     assert len(scores[0]) == 3 * (2 + 5 + 1), "unedited, edited, five random recipes and the instruction"
+    with model.hooked(ASKED), pytest.raises(InterpError, match="is inside a hooked block, and workers load it without"):
+        audit(model, None, SUITE, workers=2)
     model.hf.get_output_embeddings().weight.data += 1
     with pytest.raises(InterpError, match=r"a worker loads the model from its files: .*; save a model that"):
         audit(model, ASKED, suite, workers=2, **options)
+
+
+def test_workers_load_a_model_as_it_was_loaded(base, tmp_path):
+    """With an adapter, with pickled weights, and without a tokenizer."""
+    peft = pytest.importorskip("peft", reason="pip install 'interp[adapter]'")
+    config = peft.LoraConfig(r=2, init_lora_weights=False, target_modules=["down_proj"])
+    peft.get_peft_model(interp.load(tmp_path / "base").hf, config).save_pretrained(tmp_path / "adapter")
+    adapted = interp.load(tmp_path / "base", adapter=tmp_path / "adapter")
+    pickled = tmp_path / "pickled"
+    shutil.copytree(tmp_path / "base", pickled)
+    torch.save(base.hf.state_dict(), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    mute = tmp_path / "mute"
+    shutil.copytree(tmp_path / "base", mute, ignore=shutil.ignore_patterns("tokenizer*"))
+    models = [adapted, interp.load(pickled, allow_pickle=True), interp.load(mute)]
+    assert models[2].tokenizer is None
+    for model in models:
+        again = reloader(model)()
+        assert (again.digest, again.dtype) == (model.digest, model.dtype)
+    assert adapted.digest != base.digest, "control"

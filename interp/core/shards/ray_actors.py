@@ -23,7 +23,7 @@ import os
 import pickle
 import platform
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -51,7 +51,7 @@ def map_with_actors(
     items: Iterable[Item],
     address: str,
     device: str = "cpu",
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Each item with its result, in order, as `map_in_order` gives them, from actors of a Ray cluster.
 
     Args:

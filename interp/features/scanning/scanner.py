@@ -16,7 +16,7 @@ the sampled ones show the rest.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cache
 from pathlib import Path
 from time import monotonic
@@ -165,17 +165,18 @@ class _Scan:
         self._restore(folder)
         total = self.options.tokens or (len(self.source) if isinstance(self.source, Store) else self.place)
         opened, saved = self.encoder.elsewhere() if workers != 1 else lambda: self.encoder, monotonic()
-        pairs = map_in_order(opened, _codes, self._chunks_left(), workers, self.encoder.device.type)
+        pairs = closing(map_in_order(opened, _codes, self._chunks_left(), workers, self.encoder.device.type))
         whole = False  # while a chunk is counted, what is counted is of no place in the text
         try:
-            for (chunk, digest), codes in track(pairs, "scan", total - self.place, lambda x: len(x[0][0]), "tokens"):
-                whole = False
-                self._add(codes, chunk)
-                self.digest = digest
-                whole = True
-                if monotonic() - saved >= SAVE_SECONDS:
-                    self._save(folder)
-                    saved = monotonic()
+            with pairs as read:
+                for (chunk, digest), codes in track(read, "scan", total - self.place, lambda x: len(x[0][0]), "tokens"):
+                    whole = False
+                    self._add(codes, chunk)
+                    self.digest = digest
+                    whole = True
+                    if monotonic() - saved >= SAVE_SECONDS:
+                        self._save(folder)
+                        saved = monotonic()
         except (KeyboardInterrupt, SystemExit):
             if whole:
                 self._save(folder)

@@ -166,6 +166,7 @@ class Bench:
         cache: Where the scores of the unedited model are kept.
         first: Behaviours that are measured before others; the KL is the last of them.
         reuse: Whether the unedited prefix is computed once for all trials.
+        base: The scores of the unedited model, if they are known.
 
     Example:
         >>> from interp.search.sweeps.measures import Bench, Measures
@@ -182,13 +183,14 @@ class Bench:
         cache: ScoreCache | None = None,
         first: Sequence[str] = (),
         reuse: bool = True,
+        base: Scored | None = None,
     ):
         self.model, self.measures = model, measures
         order = sorted(measures.choose, key=lambda name: (name not in first, name == KL))  # which takes longest
         self.parts = [stage[name] for stage in measures.stages() for name in order if name in stage]
         self.prefix = UneditedPrefix(model) if reuse else None
         self.cache = cache or ScoreCache()
-        self.base = self._unedited()
+        self.base = base or self._unedited()
 
     def _unedited(self) -> Scored:
         scores: Scored = {name: [] for name in self.measures.choose}

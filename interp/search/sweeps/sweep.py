@@ -12,7 +12,7 @@ was stopped, by Ctrl-C or by a kill.
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -58,6 +58,7 @@ class Workbench:
     measures: Measures
     folder: Path  # that paths in the settings are relative to
     out: Path
+    base: Scored | None = None  # scores of the unedited model, if they are known
 
     @classmethod
     def open(cls, settings: SweepFile, folder: Path, out: Path, model: HookedModel | None = None) -> "Workbench":
@@ -83,7 +84,7 @@ class Workbench:
     @cached_property
     def bench(self) -> Bench:
         """What measures recipes; the first use measures the unedited model."""
-        return Bench(self.model, self.measures, self.cache, self.goals.objectives)
+        return Bench(self.model, self.measures, self.cache, self.goals.objectives, base=self.base)
 
     @cached_property
     def fits(self) -> Fits:
@@ -113,17 +114,13 @@ class Workbench:
 
     def choose(self, journal: Trials, trial: Any) -> "ChosenTrial":
         """Choose the point of a trial, and look whether its recipe was measured before."""
-        recipe, done = dict[str, Any](), dict[str, Any]()
-        known = [x for x in journal.all() if x.state in ("complete", "stopped")]
+        recipe, known = dict[str, Any](), [x for x in journal.all() if x.state in ("complete", "stopped")]
         try:
             recipe = choose(self.settings.recipe, trial)
             journal.chosen(trial)
+            done = _copied(known, recipe)
         except Exception as problem:
             done = _failed(problem, trial.number)
-        for other in known:
-            if not done and other.recipe == recipe:
-                same = ("state", "scores", "excess", "costs", "reason")
-                done = {name: getattr(other, name) for name in same} | {"copy_of": other.number}
         points = {x.number: x.scores for x in front(known)} if self.settings.stop.shares and not done else {}
         return ChosenTrial(trial.number, recipe, points, done)
 
@@ -157,6 +154,13 @@ class ChosenTrial:
     recipe: dict[str, Any]
     points: dict[int, Scored]
     done: dict[str, Any]
+
+
+def _copied(known: Sequence[SweepTrial], recipe: dict[str, Any]) -> dict[str, Any]:
+    """How the first trial of the same recipe ended; empty if there is none."""
+    same = ("state", "scores", "excess", "costs", "reason")
+    ended = (x for x in known if x.recipe == recipe and x.state in ("complete", "stopped"))
+    return next(({name: getattr(x, name) for name in same} | {"copy_of": x.number} for x in ended), {})
 
 
 def _failed(problem: Exception, number: int) -> dict[str, Any]:
@@ -338,25 +342,28 @@ def run_trials(
 ) -> None:
     """Run trials until `total` have begun. This process chooses their points and records them, in order."""
     running, left = dict[int, Any](), max(0, total - journal.counted())
-    opened = (lambda: work) if workers == 1 else partial(_reopened, work.settings, work.folder, work.out.resolve())
+    reopened = partial(_reopened, work.settings, work.folder, work.out.resolve(), work.bench.base)
+    opened = (lambda: work) if workers == 1 else reopened
 
     def chosen() -> Iterator[ChosenTrial]:
         while (trial := journal.ask(total)) is not None:
             running[trial.number] = trial
             yield work.choose(journal, trial)
 
-    pairs = map_in_order(opened, Workbench.measure, chosen(), workers, work.model.device.type)
-    for asked, done in track(pairs, "sweep", left, unit="trials"):
-        trial = running.pop(asked.number)
-        record = SweepTrial(**{"number": asked.number, "params": trial.params, "recipe": asked.recipe} | done)
-        journal.tell(trial, record)
-        ended(record)
-        _require_some_success(journal, _FAILURES)
+    with closing(map_in_order(opened, Workbench.measure, chosen(), workers, work.model.device.type)) as pairs:
+        for asked, done in track(pairs, "sweep", left, unit="trials"):
+            trial = running.pop(asked.number)
+            if done["state"] != "failed":
+                done |= _copied(journal.all(), asked.recipe)  # of one that had not ended when this one was chosen
+            record = SweepTrial(**{"number": asked.number, "params": trial.params, "recipe": asked.recipe} | done)
+            journal.tell(trial, record)
+            ended(record)
+            _require_some_success(journal, _FAILURES)
 
 
-def _reopened(settings: SweepFile, folder: Path, out: Path) -> Workbench:
+def _reopened(settings: SweepFile, folder: Path, out: Path, base: Scored) -> Workbench:
     """The sweep in another process, which reads the same model and files."""
-    work = Workbench.open(settings, folder, out)
+    work = replace(Workbench.open(settings, folder, out), base=base)
     require_same(out, work.identity)
     return work
 

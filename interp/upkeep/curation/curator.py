@@ -13,7 +13,7 @@ Memory does not grow with the corpus: shards in work, the cache of the table and
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, count, islice
@@ -196,10 +196,11 @@ def _scored(
     workers: int | str,
 ) -> Iterator[ScoredShard]:
     """The scores of each shard, in order."""
-    tracked = track(shards, "score", size=len, unit="documents")
     opened = partial(_open, source, hasher) if workers != 1 else lambda: (scorer, hasher)
     device = scorer.model.device.type if isinstance(scorer, DocumentScorer) else "cpu"
-    yield from (scored for _, scored in map_in_order(opened, _score, tracked, workers, device))
+    with closing(map_in_order(opened, _score, shards, workers, device)) as pairs:
+        tracked = track(pairs, "score", size=lambda pair: len(pair[0]), unit="documents")
+        yield from (scored for _, scored in tracked)
 
 
 class _Sample:

@@ -237,6 +237,16 @@ def test_two_workers_end_as_one_does(small_sweep, tmp_path):
     assert len({str(trial.recipe) for trial in one.trials}) > 3, "control: the trials differ"
 
 
+def test_a_recipe_that_two_workers_measure_at_once_is_recorded_once(small_sweep, tmp_path):
+    edit = {"op": "Scale", "heads": ["1.1"], "factor": {"choice": [0.2, 0.8]}}
+    settings = small_sweep.settings(sampler={"name": "random"}, recipe={"edits": [edit]})
+    for workers in (1, 2):
+        run_sweep(settings, tmp_path / f"{workers}", 6, workers, small_sweep.folder)
+    one, two = (SweepRecord.read(tmp_path / name).trials for name in ("1", "2"))
+    assert [replace(x, seconds=0.0) for x in two] == [replace(x, seconds=0.0) for x in one]
+    assert len([trial for trial in one if trial.copy_of is not None]) == 4, "control"
+
+
 def test_each_trial_is_told_as_it_ends_and_only_once(small_sweep, tmp_path):
     told, settings = [], small_sweep.settings(confirm={"points": 1, "draws": 0})
     options = {"folder": small_sweep.folder, "model": small_sweep.model, "ended": told.append}

@@ -24,8 +24,8 @@ def test_on_the_half_that_chooses_both_rates_keep_the_bound(shift, error, seed):
     scores, harmful = drawn(shift, 80, seed)
     cuts = choose_thresholds(["noise", "score"], scores, harmful, "score", None, error, seed)
     (harm, clean), _ = _halves(scores, harmful, seed)
-    assert sum(cuts.split(row[1]) == "kept" for row in harm) <= error * len(harm)
-    assert sum(cuts.split(row[1]) == "flagged" for row in clean) <= error * len(clean)
+    assert sum(cuts.split(row[1].item()) == "kept" for row in harm) <= error * len(harm)
+    assert sum(cuts.split(row[1].item()) == "flagged" for row in clean) <= error * len(clean)
     assert cuts.keep_below <= cuts.flag_from
 
 
