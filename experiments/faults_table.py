@@ -29,12 +29,14 @@ _LONG = """
 Each long command is disturbed for real, on small models and data, in a process of its own. Three things are asked:
 
 1. The disk then holds the old state, the new one, or work that was begun and that the same command continues: under a
-   hidden name, or without its final record. After an input moved, it may hold the result of the other input alone.
-2. The same command again ends with the same bytes as a run that nothing disturbed, apart from times. Where the first of
-   two outputs is whole, the command refuses to replace it, and says so; it is removed then ({removed} runs).
+   hidden name, or without its final record. After an input moved, the result may be that of the new input, never a
+   mixture.
+2. The same command again ends with the same bytes as a run that nothing disturbed, apart from times and from digests in
+   files that state times. Where the first of two outputs is whole, the command refuses to replace it, and says so; it
+   is removed then ({removed} runs).
 3. An error is one line that says what to do, with exit code 2; Ctrl-C ends with 130.
 
-A cell counts the disturbed runs for which all three hold, of all. `{command}` writes
+Each cell: the runs in which all three held, of all disturbed runs. `{command}` writes
 `experiments/faults.json`, from which this section is made ({dates}), here with `--moments 1`.
 
 Limitation: the runs are forks of one process. In separate processes, safetensors orders the metadata in a header at
@@ -100,7 +102,7 @@ def _message(cells: list[dict]) -> str:
     """The message that most of the commands end with, or one of them."""
     said = Counter(x["message"] for cell in cells for x in cell["attempts"] if x["message"].startswith("interp: "))
     told = max(said, key=lambda text: (said[text], -len(text)), default="").removeprefix("interp: ").replace("|", "/")
-    told = re.sub(r"http://\S+", "http://…", told)
+    told = re.sub(r"http://[^\s);]+", "http://…", told)
     return f"`{told}`" if told else "none: it is killed, or goes on"
 
 

@@ -125,4 +125,4 @@ def _refusals(repo: str) -> Iterator[None]:
             raise InterpError(f"{repo}: the Hub can't be reached ({reason}); {state}: look, and try again") from None
         wait = f" in {response.headers['Retry-After']} s" if response and "Retry-After" in response.headers else ""
         remedy = _REMEDIES.get(status, first_line(problem))
-        raise InterpError(f"{repo}: the Hub refused (HTTP {status}): {remedy}{wait}; nothing was changed") from None
+        raise InterpError(f"{repo}: the Hub refused (HTTP {status}): {remedy}{wait}; no file was changed") from None

@@ -26,7 +26,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from interp.core.config import Config, overridden
-from interp.core.errors import InterpError
+from interp.core.errors import InterpError, on_interrupt
 from interp.core.lazy import require_package
 
 Command = Callable[..., None]
@@ -100,6 +100,8 @@ class WorkOptions(Config):
 
     @model_validator(mode="after")
     def _one_place(self) -> "WorkOptions":
+        if self.ray is not None and not self.ray.strip():
+            raise InterpError("--ray is empty; give HOST:PORT, auto or local, or leave it out")
         if self.ray:
             require_package("ray", "ray", "work on a cluster")
         if self.ray and self.workers > 1:
@@ -136,7 +138,8 @@ def with_options(command: Command) -> Command:
             except InterpError as problem:  # settings.parts.0 is --parts on the line
                 text = re.sub(r"^options: (?:\w+\.)*?([a-z_]+)(?:\.\d+)? is ", _as_typed, str(problem))
                 raise InterpError(text) from None
-        command(**values)
+        with on_interrupt("run the same command again"):
+            command(**values)
 
     # Typer reads the parameters from here; mypy does not know that functions may have it.
     parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

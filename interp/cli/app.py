@@ -187,7 +187,7 @@ SWEEP_VERBS: dict[str, Command] = {
 KEYS = {
     recipe.build_command: "interp.search.recipe_file:RecipeFile",
     search.run_command: "interp.pipeline.experiment:Experiment",
-    search.sweep_command: "interp.search.sweep_file:SweepFile",
+    search.sweep_command: "interp.search.sweeps.sweep_file:SweepFile",
     sae.train_command: "interp.sae.config:SaeConfig",
 }
 

@@ -1,5 +1,6 @@
 """The verbs `interp export`, `interp verify` and `interp undo`: fold a recipe into weights, check it, restore it."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -58,6 +59,8 @@ class ExportInputs(Config):
             raise InterpError("adapter is merged into a model in memory; leave streamed, dequantise and gguf out")
         if self.push is not None and (self.options.streamed or form not in ("checkpoint", "gguf")):
             raise InterpError("push is for exports that are certified; leave streamed and form out")
+        if self.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", self.push, re.ASCII):
+            raise InterpError(f"push is {self.push!r}; expected a repository of the Hub, OWNER/NAME")
         if self.distil is not None and not (loaded and form in ("checkpoint", "adapter")):
             raise InterpError("distil needs a model in memory, and form checkpoint or adapter; leave it out")
         if self.out is None and not self.options.dry_run:
@@ -234,7 +237,7 @@ def _export_form(recipe: Any, model: Any, out: Path, options: ExportOptions, fac
     writers = {"vllm-lens": export_vllm_lens, "interp-engine": export_interp_engine}
     write, reference = writers.get(options.form, export_control_vector), open_source(model).reference(recipe.model)
     layers = write(recipe, reference, out, options.overwrite)
-    return {"control vector": str(out), "layers": layers}
+    return {"file": str(out), "layers": layers}
 
 
 def _lines(prompts: Path | None) -> list[str]:

@@ -62,13 +62,14 @@ def train_command(
     as_json: Json = False,
 ) -> None:
     """Train a sparse autoencoder on a store of activations."""
+    from interp.activations.columns import parse_sites
     from interp.activations.paired_store import PairedStore
     from interp.activations.store import Store
     from interp.models.loading import load
     from interp.sae.coder import SparseAutoencoder
     from interp.sae.config import SaeConfig
     from interp.sae.file_formats import CARD
-    from interp.sae.training.latent_shard import launch
+    from interp.sae.training.latent_shard import LatentShard, launch
     from interp.sae.training.run_folder import last_point
     from interp.sae.training.trainer import train
 
@@ -90,6 +91,8 @@ def train_command(
         )
         sae, last = trained.sae, trained.history[-1]
     else:
+        LatentShard(0, options.processes).require(config)  # here, where it is said once
+        activations.places([site for given in (options.site, options.writes or ()) for site in parse_sites(given)])
         shared = {"site", "writes", "beside", "run", "checkpoint_every", "overwrite"}
         launch(options.processes, store, settings or [], device=device, **options.model_dump(include=shared))
         sae, last = SparseAutoencoder.load(f"{options.run}/sae"), last_point(f"{options.run}")

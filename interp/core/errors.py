@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from types import TracebackType
 from typing import Any
 
-DISK_REMEDY = "free space or mend the disk, and run the same command again"
+DISK_REMEDY = "free space or mend the disk, and run the same again"
 _DISK = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _LIBRARIES = {"interp", "torch", "transformers", *sys.stdlib_module_names}
 
@@ -73,15 +73,17 @@ def located(place: object, hint: str = "") -> Iterator[None]:
 
 @contextmanager
 def on_interrupt(hint: str) -> Iterator[None]:
-    """Say on standard error how to go on when Ctrl-C ends a block.
+    """Say on standard error how to go on when Ctrl-C ends a block; of nested blocks, the innermost says it.
 
     >>> with on_interrupt("the same call continues it"):
     ...     pass
     """
     try:
         yield
-    except KeyboardInterrupt:
-        note(f"interrupted; {hint}")
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args:
+            note(f"interrupted; {hint}")
+            interrupt.args = (hint,)
         raise
 
 

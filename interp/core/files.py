@@ -21,10 +21,11 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from interp.core.errors import InterpError, first_line, printable
+from interp.core.errors import DISK_REMEDY, InterpError, first_line, printable
 from interp.core.inputs import bounded_text, parse_json, require_regular
 
 KEY = "unfinished.key"
+_NOT_KEPT = f"nothing of it was kept: {DISK_REMEDY}"
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 _LONGEST_NAME, _LONGEST_PATH = 200, 3600  # bytes; the system's limits, less what temporary names and files inside take
 
@@ -116,8 +117,8 @@ def new_folder(
         except BaseException as problem:
             kept = not moved and resume_key is not None and _keep_begun(staging, keep, problem)
             if isinstance(problem, OSError | SafetensorError):
-                remedy = "run again to continue" if kept else "nothing of it was kept"
-                remedy = "it is whole, but may not be on the disk yet" if moved else remedy
+                remedy = "run again to continue" if kept else _NOT_KEPT
+                remedy = "it is whole, but may not be on the disk: mend that, and write it again" if moved else remedy
                 raise InterpError(f"{target}: writing failed ({problem}); {remedy}") from problem
             raise
         finally:
@@ -209,10 +210,11 @@ def reserved(out: str | Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = True) -> Iterator[Path]:
+def _replacing(path: Path, hint: str = _NOT_KEPT, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary sibling, which is flushed to disk and renamed over the path on success; makes its folder.
 
-    It is locked meanwhile: siblings that nobody holds are what killed processes left, and are removed.
+    It is locked meanwhile. Siblings that nobody holds (safetensors puts one in its place) and whose process is gone are
+    removed.
     """
     sibling, held = path.with_name(f".{path.name}.{os.getpid()}"), -1
     require_unlinked(sibling)
@@ -240,11 +242,13 @@ def _replacing(path: Path, hint: str = "nothing of it was kept", flush: bool = T
 
 
 def _remove_unheld(stray: Path) -> None:
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         descriptor = os.open(stray, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if stray.suffix[1:].isdecimal() and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            process = int(stray.suffix[1:])  # an earlier one may have had this one's number
+            gone = process == os.getpid() or not Path(f"/proc/{process}").exists()
+            if gone and stat.S_ISREG(os.fstat(descriptor).st_mode):
                 stray.unlink()
         finally:
             os.close(descriptor)
@@ -316,7 +320,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file: a temporary sibling is renamed over it."""
-    with _replacing(path, "choose another place", flush=False) as sibling:
+    with _replacing(path, f"{_NOT_KEPT}, or choose another place", flush=False) as sibling:
         sibling.write_text(text, encoding="utf-8")
 
 
@@ -342,7 +346,7 @@ def write_tensors(
     """
     from safetensors.torch import save_file
 
-    with _replacing(path, hint or "nothing of it was kept") as sibling:
+    with _replacing(path, hint or _NOT_KEPT) as sibling:
         save_file(dict(tensors), sibling, None if metadata is None else dict(metadata))
 
 

@@ -92,7 +92,8 @@ class ExportOptions(Config):
     overwrite: bool = Field(False, description="replace an export that is in the way, once the new one is complete")
     form: Form = Field(
         "checkpoint",
-        description="what to write: checkpoint, adapter (LoRA), gguf (a copy of --base), or control-vector",
+        description="what to write: checkpoint, adapter (LoRA), gguf (a copy of --base), control-vector, "
+        "vllm-lens or interp-engine",
     )
 
     @classmethod

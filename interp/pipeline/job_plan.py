@@ -149,7 +149,7 @@ class JobPlan(Config):
             cost = {"cost": "time / 3600 * count * price"} if "price" in given else {}
             for figure, formula in (_FORMULAS[name] | cost).items():
                 inputs = [word for word in dict.fromkeys(_names(formula)) if word in values]
-                value = float(eval(formula, {"max": max, "ceil": math.ceil}, values))  # written below
+                value = float(eval(formula, {"max": max, "min": min, "ceil": math.ceil}, values))  # written below
                 shown = ", ".join(f"{word} {_shown(word, values[word])}" for word in inputs)
                 basis = "extrapolated" if uncertain.intersection(inputs) else "computed"
                 uncertain |= {figure} if basis == "extrapolated" else set()
@@ -161,9 +161,9 @@ class JobPlan(Config):
 # Figures of each job, in order, over the plan's numbers, the rates and the figures before.
 _AUDIT = {
     "scoring": "2 * parameters * behaviours * items * models * item_tokens * trials / "
-    "(products * pass_share * workers)",
+    "(products * pass_share * min(workers, parts))",
     "generating": "parameters * weight_bytes * behaviours * items * models * reply_tokens * trials / batch_size / "
-    "(memory_rate * workers)",
+    "(memory_rate * min(workers, parts))",
     "time": "scoring + generating",
     "memory": "parameters * weight_bytes + 4 * layers * d_model * batch_size * (item_tokens + reply_tokens)",
 }
@@ -196,8 +196,8 @@ _FORMULAS = {
         "memory": "8 * latents * d_model + 8 * latents * examples * context",
         "processes that help": "computing * workers / reading",
     },
-    "audit": _AUDIT | {"processes that help": "behaviours * models"},
-    "sweep": _AUDIT | {"processes that help": "trials"},
+    "audit": {"parts": "behaviours * models"} | _AUDIT | {"processes that help": "parts"},
+    "sweep": {"parts": "trials"} | _AUDIT | {"processes that help": "parts"},
 }
 _UNITS = dict.fromkeys(("computing", "writing", "sending", "reading", "scoring", "generating", "time"), "s")
 _UNITS |= dict.fromkeys(("disk", "memory", "memory of the first process at the end"), "B")

@@ -167,7 +167,7 @@ def test_what_the_hub_refuses_and_a_lost_connection_leave_it_as_it_was(hub, expo
     hub.fault = where, status
     with pytest.raises(InterpError, match=problem) as raised:
         push_export(exported, "me/edited")
-    assert ("nothing was changed" if status else "as it was, or has the whole commit") in str(raised.value)
+    assert ("no file was changed" if status else "as it was, or has the whole commit") in str(raised.value)
     assert TOKEN not in str(raised.value)
     assert (hub.files, hub.commits) == ({".gitattributes": b""}, [])
     hub.fault = None

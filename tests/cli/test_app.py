@@ -284,6 +284,11 @@ def test_doctor_reports(run):
         (["audit", "organism", "--stress", "language.it", "--out", "x.json"], "no translation into 'it'"),
         (["audit", "organism", "--only", "everyday_loss", "--stress", "role", "--out", "x.json"], "has no items left"),
         (["audit", "organism", "--stress", "role", "--stress-file", "absent.yaml", "--out", "x.json"], "absent.yaml"),
+        (["audit", "organism", "--ray", "", "--out", "x.json"], "--ray is empty; give HOST:PORT, auto or local"),
+        (
+            ["export", "organism", "--recipe", "r", "--push", "a b", "--out", "x"],
+            "push is 'a b'; expected a repository",
+        ),
         (["audit", "organism", "--stress-file", "absent.yaml", "--out", "x.json"], "without --stress; name the slices"),
     ],
 )
@@ -300,6 +305,7 @@ def test_help_of_verbs_shows_the_texts_of_their_fields(run):
     for words, texts in (
         (["find"], ["closed-form", "seed of the held-out split"]),
         (["audit"], ["items per behaviour", "[default: 300]"]),
+        (["sweep", "run"], ["measure.choose_items", "objectives"]),
         (["run"], ["key=value", "data.audit_items: items per behaviour", "search.candidates"]),
         (["gate"], ["[default: as it records]"]),
         (["sae", "train"], ["checkpoint-every", "d_sae: "]),

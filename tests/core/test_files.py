@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import start
 from safetensors.torch import load_file
 
 from interp import InterpError
@@ -20,6 +21,7 @@ from interp.core.files import (
     new_file,
     new_folder,
     read_json,
+    read_tensors,
     reserved,
     sha256_json,
     write_json,
@@ -88,7 +90,10 @@ def test_a_folder_whose_name_is_not_on_the_disk_yet_is_said_to_be_whole(tmp_path
         usual(path)
 
     monkeypatch.setattr(files, "fsync", fail)
-    with pytest.raises(InterpError, match="it is whole, but may not be on the disk yet"), new_folder(tmp_path / "out"):
+    with (
+        pytest.raises(InterpError, match="it is whole, but may not be on the disk: mend that"),
+        new_folder(tmp_path / "out"),
+    ):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -238,3 +243,15 @@ def test_a_name_is_held_while_its_output_is_made(tmp_path):
     with pytest.raises(InterpError, match="exists already"), reserved(tmp_path / "a" / "out.json"):
         raise AssertionError("replaced")
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["out.json"]
+
+
+def test_several_processes_write_the_same_tensors_at_once(tmp_path):
+    """Safetensors renames a file of its own over the one that is locked."""
+    words = "import sys, torch; from pathlib import Path; from interp.core.files import write_tensors\n"
+    words += "for n in range(40): write_tensors(Path(sys.argv[1]), {'x': torch.full((50_000,), n)})"
+    writers = [start(words, tmp_path / "x.safetensors", output=tmp_path / f"log{n}") for n in range(2)]
+    for number, writer in enumerate(writers):
+        writer.join(120)
+        assert writer.exitcode == 0, (tmp_path / f"log{number}").read_text()
+    assert (read_tensors(tmp_path / "x.safetensors")["x"] == 39).all()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]

@@ -60,6 +60,15 @@ def test_an_audit_of_35_behaviours():
 
 
 @given(processes=st.integers(1, 4096))
+def test_an_audit_has_no_more_parts_than_behaviours_and_models_and_a_sweep_than_trials(processes):
+    audit = {"behaviours": 35, "items": 100, "item_tokens": 100, "reply_tokens": 50}
+    for job in ({"audit": audit | {"models": 2}}, {"sweep": audit | {"trials": 6}}):
+        one, many, name = figures(**job), figures({"processes": processes}, **job), next(iter(job))
+        parts = {"audit": 70, "sweep": 6}[name]
+        assert many[name, "time"] == pytest.approx(one[name, "time"] / min(processes, parts))
+
+
+@given(processes=st.integers(1, 4096))
 def test_more_processes_help_until_the_disk_takes_over(processes):
     job = {"harvest": {"tokens": 1e9}}
     one, many = figures(**job), figures({"processes": processes}, **job)

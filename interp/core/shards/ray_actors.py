@@ -70,7 +70,7 @@ def map_with_actors(
         >>> list(map_with_actors(lambda: 3, lambda opened, item: opened * item, range(4), "local"))  # doctest: +SKIP
         [(0, 0), (1, 3), (2, 6), (3, 9)]
     """
-    with _connected(address) as ray:
+    with connected(address) as ray:
         pool = _Pool(ray, ray.put((open_, work)), device)
         try:
             yield from pool.run(items)
@@ -79,8 +79,12 @@ def map_with_actors(
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
-    """Ray, connected to a cluster; a connection that the caller has is used, and left as it is."""
+def connected(address: str) -> Iterator[Any]:
+    """Ray, connected to a cluster; a connection that the caller has is used, and left as it is.
+
+    Raises:
+        InterpError: Ray is not installed, or no cluster answers.
+    """
     require_package("ray", "ray", "work on a Ray cluster")
     ray = import_module("ray")
     if ray.is_initialized():

@@ -305,7 +305,7 @@ def require_space(out: Path, needed: int) -> None:
     files = unfinished.rglob("*") if unfinished.is_dir() else ()
     free = shutil.disk_usage(parent).free + sum(file.stat().st_size for file in files if file.is_file())
     if needed > free:
-        needs, has = (f"{size / 1e9:.1f} GB" for size in (needed, free))
+        needs, has = (f"{size / 1e9:.1f} GB" if size > 1e8 else f"{size / 1e6:.1f} MB" for size in (needed, free))
         raise InterpError(f"{out} needs {needs}, and {parent} has {has} free; choose another place")
 
 

@@ -36,7 +36,7 @@ from typing import Any
 
 from interp.core.errors import InterpError, note
 from interp.core.files import sha256_file, write_text
-from interp.core.inputs import bound, parse_json
+from interp.core.inputs import bound, parse_object
 from interp.core.progress import track
 from interp.models.checkpoints.remote_files import MissingFile, RemoteFile, is_remote, local_path, remote_place
 
@@ -152,7 +152,7 @@ class Lease:
             if (other := self._read()) is None:
                 continue  # it has been given back just now
             who = f"process {other.get('process')} of {other.get('host')}"
-            mine = other.get("machine") == self.holder["machine"]
+            mine = all(other.get(name) == self.holder[name] for name in ("machine", "host"))  # homes may be shared
             if mine or time.monotonic() - since > 3 * BEAT:
                 self._write(0)
                 time.sleep(0 if mine else BEAT / 10)  # of several that take it over at once, the last has it
@@ -194,7 +194,7 @@ class Lease:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            return dict(parse_json(self.file.read_all(), self.file))
+            return parse_object(self.file.read_all().decode(errors="replace"), str(self.file))
         except MissingFile:
             return None
 

@@ -67,7 +67,9 @@ def _merged(hf: Any, place: Path) -> Any:
         if issubclass(warning.category, UserWarning) and (
             "tie" in str(warning.message) or "key" in str(warning.message)
         ):
+            reason = str(warning.message).splitlines()[0]
             raise InterpError(
-                f"{place}: {str(warning.message).splitlines()[0]}; export a merged checkpoint from where it was made"
+                f"{place}: PEFT can't merge it ({reason}); if it edits a tied token table, export a checkpoint "
+                "where it was made, instead (interp export without --form)"
             )
     return merged

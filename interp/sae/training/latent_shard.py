@@ -15,6 +15,7 @@ CPUs, NCCL on GPUs.
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,6 +132,8 @@ def together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as problem:
+        if not re.search("gloo|nccl|connection|socket|timed out", str(problem), re.IGNORECASE):
+            raise
         raise LostProcess(
             f"another process of the training has ended ({first_line(problem).partition('. ')[0]}); the same command "
             "continues from the newest checkpoint"
@@ -172,9 +175,10 @@ def launch(processes: int, store: str | Path, settings: Sequence[str], run: str 
         raise KeyboardInterrupt from None
     except ChildFailedError as problem:
         rank, failure = problem.get_first_failure()
-        how = f"was killed ({failure.signal_name()})" if failure.exitcode < 0 else "failed, with the message above"
-        remedy = "the same command continues from the newest checkpoint"
-        raise InterpError(f"process {rank} of {processes} {how}; {remedy}") from None
+        if failure.exitcode >= 0:
+            raise InterpError(f"process {rank} of {processes} failed; see the message above") from None
+        how = f"was killed ({failure.signal_name()}); the same command continues from the newest checkpoint"
+        raise InterpError(f"process {rank} of {processes} {how}") from None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ was stopped, by Ctrl-C or by a kill.
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
@@ -29,6 +29,7 @@ from interp.core.display import plural
 from interp.core.errors import DISK_REMEDY, InterpError, first_line, is_of_disk, note, on_interrupt
 from interp.core.files import lock_folder, remove_strays, require_free, sha256_file, write_json
 from interp.core.progress import track
+from interp.core.shards.ray_actors import connected
 from interp.core.shards.workers import map_in_order
 from interp.interventions.recipe import Recipe
 from interp.models.hooked import HookedModel
@@ -209,7 +210,8 @@ def run_sweep(
     target, root = Path(out), Path(folder)
     _require_valid_point(settings)
     busy = f"{target} is in use by another sweep; wait for it, or choose another folder"
-    with _kept_once_begun(target), lock_folder(target, busy):
+    cluster = connected(workers) if isinstance(workers, str) else nullcontext()  # before anything is measured
+    with cluster, _kept_once_begun(target), lock_folder(target, busy):
         require_same(target, {"settings": settings.model_dump(mode="json")})
         remove_strays(target)
         if not (target / SETTINGS).is_file():  # without them, nothing says which model's replies these are

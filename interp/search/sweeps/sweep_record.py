@@ -64,7 +64,8 @@ class SweepRecord(Displayed):
     def title(self) -> str:
         """How many trials there are, by state."""
         states = [trial.state for trial in self.trials if trial.state != "waiting"]
-        counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+        words = {"left": "cut off by a kill"}
+        counts = ", ".join(f"{states.count(state)} {words.get(state, state)}" for state in dict.fromkeys(states))
         return f"{self.settings.name or self.folder.name}: {plural(len(states), 'trial')} ({counts})"
 
     @property

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from interp.core.errors import InterpError
+from interp.core.errors import DISK_REMEDY, InterpError
 from interp.upkeep.curation.near_duplicates import DuplicateHasher, similarity
 
 _CACHE = 8_000  # KB
@@ -101,7 +101,8 @@ class ScoreTable:
         try:
             yield
         except sqlite3.DatabaseError as problem:
-            remedy = f"remove {self.file.parent}"
+            of_disk = problem.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            remedy = DISK_REMEDY if of_disk else f"remove {self.file.parent}"
             raise InterpError(f"{self.file}: cannot be read or written ({problem}); {remedy}") from None
 
     def digests(self) -> list[str]:

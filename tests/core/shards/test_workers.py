@@ -1,6 +1,7 @@
 """Items come back in order with their results, from several processes, of which some end."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -71,3 +72,20 @@ def test_a_script_needs_no_guard_and_may_give_its_own_functions(tmp_path):
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[0, 3, 6, 9]\n", "")
+
+
+def test_ctrl_c_twice_ends_all_processes(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import time\n"
+        "from interp.core.shards.workers import map_in_order\n"
+        "for _ in map_in_order(lambda: 0, lambda _, item: time.sleep(item), [0, 90, 90, 90], workers=2):\n"
+        "    print('begun', flush=True)\n"
+    )
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.readline() == b"begun\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    process.communicate(timeout=60)  # to the end of the output, which every process holds open
+    assert process.returncode in (-signal.SIGINT, 1)

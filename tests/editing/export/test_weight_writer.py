@@ -111,7 +111,7 @@ def test_two_at_once_and_a_full_disk(source, tmp_path, monkeypatch):
     assert (out / MANIFEST).exists()
     monkeypatch.undo()
     monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))
-    with pytest.raises(InterpError, match=r"needs 0\.0 GB, and .* has 0\.0 GB free"):
+    with pytest.raises(InterpError, match=r"needs 0\.1 MB, and .* has 0\.0 MB free"):
         export_streamed(RECIPE, source, tmp_path / "full")
     monkeypatch.undo()
     size = sum(path.stat().st_size for path in source.glob("*.safetensors"))
