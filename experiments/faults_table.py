@@ -31,16 +31,13 @@ Each long command is disturbed for real, on small models and data, in a process 
 1. The disk then holds the old state, the new one, or work that was begun and that the same command continues: under a
    hidden name, or without its final record. After an input moved, the result may be that of the new input, never a
    mixture.
-2. The same command again ends with the same bytes as a run that nothing disturbed, apart from times and from digests in
-   files that state times. Where the first of two outputs is whole, the command refuses to replace it, and says so; it
-   is removed then ({removed} runs).
+2. The same command again ends with the same bytes as a run that nothing disturbed, apart from times, digests in files
+   that state times, and the order of metadata in headers of safetensors, which is another in each process. Where the
+   first of two outputs is whole, the command refuses to replace it, and says so; it is removed then ({removed} runs).
 3. An error is one line that says what to do, with exit code 2; Ctrl-C ends with 130.
 
 Each cell: the runs in which all three held, of all disturbed runs. `{command}` writes
-`experiments/faults.json`, from which this section is made ({dates}), here with `--moments 1`.
-
-Limitation: the runs are forks of one process. In separate processes, safetensors orders the metadata in a header at
-random: files with several entries, such as `interp_undo.safetensors`, then have the same content, not the same bytes.
+`experiments/faults.json`, from which this section is made ({dates}).
 
 """
 _TITLES = {
