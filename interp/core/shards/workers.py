@@ -68,7 +68,8 @@ def map_in_order(
         return
     opening, rest, waiting, stuck = cloudpickle.dumps((open_, work)), iter(items), deque[Item](), False
     while True:
-        with _pool(opening, workers) as pool:
+        context = _Context()
+        with _pool(opening, workers, context) as pool:
             try:
                 futures = deque[Future[bytes]](pool.submit(_work, cloudpickle.dumps(item)) for item in waiting)
                 while True:
@@ -85,8 +86,7 @@ def map_in_order(
                 stuck = True
                 note("a process ended; what it did is done again")
             finally:
-                for process in list((pool._processes or {}).values()):  # which would finish what they have in work
-                    process.kill()
+                _kill(context.made)  # they would finish what they have in work
 
 
 class _Process(ForkServerProcess):
@@ -104,14 +104,32 @@ class _Process(ForkServerProcess):
 
 
 class _Context(ForkServerContext):
-    Process = _Process
+    """Makes such processes, and keeps those that it made: Ctrl-C may come before a pool knows of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[_Process] = []
+
+    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override]
+        self.made.append(_Process(*args, **options))
+        return self.made[-1]
 
 
-def _pool(opening: bytes, workers: int) -> ProcessPoolExecutor:
+def _kill(processes: list[_Process]) -> None:
+    try:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    except KeyboardInterrupt:  # a second one
+        _kill(processes)
+        raise
+
+
+def _pool(opening: bytes, workers: int, context: _Context) -> ProcessPoolExecutor:
     import torch
 
     given = (opening, max(1, torch.get_num_threads() // workers))
-    return ProcessPoolExecutor(workers, _Context(), _start, given)
+    return ProcessPoolExecutor(workers, context, _start, given)
 
 
 def _start(opening: bytes, threads: int) -> None:
