@@ -77,8 +77,9 @@ def test_a_script_needs_no_guard_and_may_give_its_own_functions(tmp_path):
 def test_ctrl_c_twice_ends_all_processes(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import time\n"
+        "import signal, time\n"
         "from interp.core.shards.workers import map_in_order\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "for _ in map_in_order(lambda: 0, lambda _, item: time.sleep(item), [0, 90, 90, 90], workers=2):\n"
         "    print('begun', flush=True)\n"
     )
