@@ -29,13 +29,7 @@ from pydantic import ConfigDict, TypeAdapter
 from interp.auditing.audit_row import AuditRow, ItemScores, audit_rows
 from interp.auditing.baselines import BASELINES, Baseline, baseline_conditions, baseline_of_scores, instruction_against
 from interp.auditing.behaviours import Behaviour, Scores
-from interp.auditing.conditions import (
-    ModelCondition,
-    ScoreCache,
-    establish_recipe,
-    recipe_of_edit,
-    require_comparable,
-)
+from interp.auditing.conditions import ModelCondition, ScoreCache, establish_recipe, recipe_of_edit, require_comparable
 from interp.core.calls import checked_class
 from interp.core.config import flatten
 from interp.core.digests import versions

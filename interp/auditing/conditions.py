@@ -189,7 +189,7 @@ class ScoreCache(Displayed):
         Raises:
             InterpError: As `ModelCondition.scores`; or a worker has another model, or reads text in another way.
         """
-        missing = {sha256_json(_key(*pair)): pair for pair in pairs if self.get(*pair) is None}
+        missing = {sha256_json(key): pair for pair in pairs if self._stored(key := _key(*pair), pair[1]) is None}
         if not missing:
             return
         models = list(dict.fromkeys(condition.model for condition, _ in missing.values()))

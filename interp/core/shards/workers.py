@@ -110,7 +110,7 @@ class _Context(ForkServerContext):
         super().__init__()
         self.made: list[_Process] = []
 
-    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override]
+    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override]  # a class there
         self.made.append(_Process(*args, **options))
         return self.made[-1]
 

@@ -115,7 +115,7 @@ class Workbench:
 
     def choose(self, journal: Trials, trial: Any) -> "ChosenTrial":
         """Choose the point of a trial, and look whether its recipe was measured before."""
-        recipe, known = dict[str, Any](), [x for x in journal.all() if x.state in ("complete", "stopped")]
+        recipe, known = dict[str, Any](), journal.all()
         try:
             recipe = choose(self.settings.recipe, trial)
             journal.chosen(trial)
